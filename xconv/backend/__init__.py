@@ -1,0 +1,142 @@
+"""Finding a backend: by name, from $XCONV_BACKEND, or the best that is usable. Nothing falls back unseen."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from xconv.backend.base import Array, Backend, Need
+from xconv.errors import BackendError, described
+
+__all__ = ["NAMES", "Array", "Backend", "BackendInfo", "Need", "backend_of", "backends", "get_backend"]
+
+_CLASSES = {
+    "cupy": ("xconv.backend.cupy_backend", "CupyBackend"),
+    "numba": ("xconv.backend.numba_backend", "NumbaBackend"),
+    "numpy": ("xconv.backend.numpy_backend", "NumpyBackend"),
+}
+NAMES = tuple(_CLASSES)  # best first: the order in which "auto" tries them
+
+_made: dict[str, Backend] = {}
+_lock = threading.RLock()
+_announced = False
+
+
+@dataclass(frozen=True)
+class BackendInfo:
+    """One row of `xconv backends`. `fix` is the line that makes an unusable backend usable."""
+
+    name: str
+    usable: bool
+    device: str | None
+    version: str | None
+    reason: str | None
+    fix: str | None
+
+
+def _make(name: str) -> Backend:
+    """The one instance of a backend, made and proved on first use."""
+    with _lock:
+        if name not in _made:
+            module, cls = _CLASSES[name]
+            backend: Backend = getattr(import_module(module), cls)()
+            prove(backend)
+            _made[name] = backend
+        return _made[name]
+
+
+def prove(backend: Backend) -> None:
+    """Run one of the backend's kernels and one matrix product; BackendError where either gives a wrong result."""
+    x = np.arange(9, dtype=np.float32).reshape(1, 1, 3, 3)
+    with backend.running():
+        col = backend.im2col(backend.asarray(x), (2, 2), (1, 1), (0, 0, 0, 0))
+        product = backend.matmul(col, backend.asarray(np.ones((4, 1), np.float32)))
+        got = backend.to_numpy(product).ravel().tolist()
+    if got != [8.0, 12.0, 20.0, 24.0]:
+        raise BackendError(
+            f"backend {backend.name!r}: the sums of four windows should be [8, 12, 20, 24]. Received: {got}"
+        )
+
+
+def get_backend(name: str | Backend | None = None) -> Backend:
+    """The backend called `name`: "numpy", "numba", "cupy", or "auto" for the best that is usable.
+
+    None means $XCONV_BACKEND, or "auto" where that is not set. A backend that is named either runs or raises
+    BackendError with the cause and the fix; "auto" says on stderr, once, what it chose and why.
+    """
+    if isinstance(name, Backend):
+        return name
+    origin = ""
+    if name is None:
+        name = os.environ.get("XCONV_BACKEND") or "auto"
+        origin = " from $XCONV_BACKEND" if os.environ.get("XCONV_BACKEND") else ""
+    if name == "auto":
+        return _best()
+    if name not in _CLASSES:
+        raise BackendError(
+            f"unknown backend{origin}: expected one of {', '.join(map(repr, sorted(NAMES)))} or 'auto'. "
+            f"Received: {described(name)}"
+        )
+    return _make(name)
+
+
+def _best() -> Backend:
+    global _announced
+    skipped = []
+    for name in NAMES:
+        try:
+            backend = _make(name)
+        except Exception as error:
+            skipped.append(f"{name}: {error}".split("\n", 1)[0].rstrip("."))
+            continue
+        if not _announced:
+            why = "; ".join(skipped) if skipped else "the fastest there is"
+            device = backend.describe().get("device", "")
+            print(f"xconv: backend 'auto' chose {name} on {device} ({why})", file=sys.stderr)
+            _announced = True
+        return backend
+    raise BackendError("no backend is usable: " + "; ".join(skipped))
+
+
+def backends() -> list[BackendInfo]:
+    """Each backend with whether it is usable, on what device, and else the reason and the line that fixes it."""
+    rows = []
+    for name in NAMES:
+        try:
+            about = _make(name).describe()
+            rows.append(BackendInfo(name, True, about.get("device"), about.get("version"), None, None))
+        except Exception as error:
+            fix = getattr(error, "fix", None) or f"pip install --force-reinstall {name}"
+            reason = getattr(error, "reason", None) or f"{type(error).__name__}: {error}"
+            rows.append(BackendInfo(name, False, None, getattr(error, "version", None), reason, fix))
+    return rows
+
+
+def backend_of(array: Any, name: str | Backend | None = None) -> Backend:
+    """The backend for an array that a user made: the named one, which must own that kind, or the best that does."""
+    owners = []
+    for candidate in [name] if name is not None else [os.environ.get("XCONV_BACKEND") or "auto", *NAMES]:
+        if candidate == "auto":
+            continue
+        if candidate == "cupy" and isinstance(array, np.ndarray) and name is None:
+            continue
+        try:
+            backend = get_backend(candidate)
+        except BackendError:
+            if name is not None:
+                raise
+            continue
+        if isinstance(array, backend.array_type):
+            return backend
+        owners.append(backend.name)
+    kind = f"{type(array).__module__}.{type(array).__qualname__}"
+    raise BackendError(
+        f"expected an array of backend {' or '.join(map(repr, owners))}; convert it with "
+        f"xconv.get_backend({(owners or ['numpy'])[0]!r}).asarray(array). Received: {kind}"
+    )

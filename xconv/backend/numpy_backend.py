@@ -1,0 +1,53 @@
+"""The NumPy backend: the plain definitions of `base`, with the results' memory drawn from a pool."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from threadpoolctl import ThreadpoolController
+
+from xconv.backend.base import Array, Backend
+from xconv.backend.hostpool import HostPool
+
+
+class NumpyBackend(Backend):
+    """The readable truth, on the CPU."""
+
+    name = "numpy"
+
+    def __init__(self) -> None:
+        self.pool = HostPool()
+        self.blas = ThreadpoolController().select(user_api="blas")
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """Memory reused from results that nobody holds any more; its content is undefined."""
+        return self.pool.empty(shape, dtype)
+
+    def describe(self) -> dict[str, Any]:
+        """Device, versions, threads and the BLAS kernels in use."""
+        libraries = self.blas.info()
+        return {
+            "backend": self.name,
+            "device": cpu_name(),
+            "version": f"numpy {np.__version__}",
+            "threads": max((library["num_threads"] for library in libraries), default=1),
+            "blas": "; ".join(
+                f"{b['internal_api']} {b['version']} {b.get('architecture', '')}".strip() for b in libraries
+            )
+            or "unknown",
+        }
+
+
+def cpu_name() -> str:
+    """The processor's own name where the system tells it."""
+    import platform
+
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
