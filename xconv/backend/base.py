@@ -95,7 +95,13 @@ class Backend:
         return col.reshape(n * oh * ow, c * kernel[0] * kernel[1])
 
     def col2im(
-        self, col: Array, x_shape: tuple[int, ...], kernel: Pair, stride: Pair, pads: Pads, dilation: Pair = (1, 1)
+        self,
+        col: Array,
+        x_shape: tuple[int, ...],
+        kernel: Pair,
+        stride: Pair,
+        pads: Pads,
+        dilation: Pair = (1, 1),
     ) -> Array:
         """The transpose of im2col: overlapping windows are summed. col[N*OH*OW, C*KH*KW] -> x[N,C,H,W]."""
         n, c, h, w = x_shape
@@ -152,9 +158,7 @@ class Backend:
         y *= 1.0 / (kernel[0] * kernel[1])
         return y
 
-    def avg_pool_backward(
-        self, dy: Array, x_shape: tuple[int, ...], kernel: Pair, stride: Pair, pads: Pads
-    ) -> Array:
+    def avg_pool_backward(self, dy: Array, x_shape: tuple[int, ...], kernel: Pair, stride: Pair, pads: Pads) -> Array:
         """Each dy[N,C,OH,OW] is shared equally by its window -> dx[N,C,H,W]."""
         n, c, h, w = x_shape
         oh, ow = dy.shape[2:]
@@ -230,7 +234,9 @@ class Backend:
 
     # ------------------------------------------------------------------ fusions
 
-    def fuses_conv_pool(self, x_shape: tuple[int, ...], w_shape: tuple[int, ...], pool_kernel: Pair) -> bool:
+    def fuses_conv_pool(
+        self, x_shape: tuple[int, ...], w_shape: tuple[int, ...], pool_kernel: Pair, pool_stride: Pair
+    ) -> bool:
         """Whether this backend is faster with conv2d_relu_max_pool than with its three parts; a fixed rule on shapes."""
         return False
 

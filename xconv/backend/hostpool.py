@@ -15,6 +15,10 @@ SMALL = 1 << 15  # below this many bytes NumPy's own cache is as good
 ALIGN = 64  # a cache line, and an AVX-512 register
 
 
+class _Lease(np.ndarray):
+    """An array whose end can be watched."""
+
+
 class HostPool:
     """Hands out arrays whose memory comes back by itself once nobody holds them or a view of them.
 
@@ -47,10 +51,11 @@ class HostPool:
             raw = np.empty(size + ALIGN, np.uint8)
             start = -raw.ctypes.data % ALIGN
             block = raw[start : start + size]
-        # Views of the result keep this memoryview alive; when the last one dies, so does it, and the block returns.
-        lease = memoryview(block)
+        # The result and all views of it keep the lease alive; when the last one dies, so does it, and the block returns.
+        # The memoryview is needed: a view's base is the owner of its memory, found by looking through arrays alone.
+        lease = block.view(_Lease)
         weakref.finalize(lease, self._give_back, block).atexit = False
-        return np.frombuffer(lease, dtype, count=math.prod(shape)).reshape(shape)
+        return np.frombuffer(memoryview(lease), dtype, count=math.prod(shape)).reshape(shape)
 
     def _give_back(self, block: np.ndarray) -> None:
         with self._lock:

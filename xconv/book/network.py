@@ -1,0 +1,107 @@
+"""SimpleConvNet of Deep Learning from Scratch, section 7.5."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xconv import initializers
+from xconv.backend import Backend
+from xconv.errors import ConfigError, described
+from xconv.layers import Conv2D, Dense, Flatten, MaxPool2D, ReLU
+from xconv.model import Model
+
+CONV_PARAM = {"filter_num": 30, "filter_size": 5, "pad": 0, "stride": 1}
+
+
+class SimpleConvNet(Model):
+    """conv - relu - pool - affine - relu - affine, with softmax cross-entropy as its loss.
+
+    Signature and methods of the book; `params` and `gradient` have W1[F,C,KH,KW], b1[F], W2[F*PH*PW,hidden], b2,
+    W3[hidden,output], b3. `weight_init_std` is a standard deviation or "he". Images are NCHW. Ours beside them:
+    `backend` ("numpy", "numba", "cupy" or "auto"), `seed`, `dtype` ("float32" or "float64").
+    """
+
+    aliases: Mapping[str, str] = {
+        "W1": "conv1.w", "b1": "conv1.b", "W2": "affine1.w", "b2": "affine1.b", "W3": "affine2.w", "b3": "affine2.b",
+    }  # fmt: skip
+
+    def __init__(
+        self,
+        input_dim: tuple[int, int, int] = (1, 28, 28),
+        conv_param: Mapping[str, int] | None = None,
+        hidden_size: int = 100,
+        output_size: int = 10,
+        weight_init_std: float | str = 0.01,
+        *,
+        backend: str | Backend | None = None,
+        seed: int = 0,
+        dtype: str = "float32",
+        fuse: bool = True,
+    ) -> None:
+        unknown = set(conv_param or {}) - set(CONV_PARAM)
+        if unknown:
+            raise ConfigError(f"conv_param: expected keys among {list(CONV_PARAM)}. Received: {sorted(unknown)}")
+        conv = {**CONV_PARAM, **(conv_param or {})}
+        if not isinstance(input_dim, tuple | list) or len(input_dim) != 3:
+            raise ConfigError(f"input_dim: expected (channels, height, width). Received: {described(input_dim)}")
+        init = initializers.get(weight_init_std)
+        super().__init__(
+            [
+                Conv2D(
+                    conv["filter_num"], conv["filter_size"], stride=conv["stride"], pad=conv["pad"],
+                    weight_init=init, name="conv1",
+                ),
+                ReLU(name="relu1"),
+                MaxPool2D(2, name="pool1"),
+                Flatten(name="flatten"),
+                Dense(hidden_size, weight_init=init, name="affine1"),
+                ReLU(name="relu2"),
+                Dense(output_size, weight_init=init, name="affine2"),
+            ],
+            tuple(input_dim),
+            backend=backend,
+            seed=seed,
+            dtype=dtype,
+            fuse=fuse,
+        )  # fmt: skip
+
+    def numerical_gradient(self, x: Any, t: Any, h: float = 1e-4) -> dict[str, np.ndarray]:
+        """(loss(p + h) - loss(p - h)) / 2h for every single parameter: for checks in float64, and slow as the book's."""
+        grads = {}
+        for name, start in self.params.to_numpy().items():
+            grads[name] = np.empty(start.shape, start.dtype)
+            for i in np.ndindex(start.shape):
+                moved = start.copy()
+                losses = []
+                for value in (start[i] + h, start[i] - h):
+                    moved[i] = value
+                    self.params[name] = moved
+                    losses.append(self.loss(x, t))
+                grads[name][i] = (losses[0] - losses[1]) / (2 * h)
+            self.params[name] = start
+        return grads
+
+    def save_params(self, file_name: str | Path = "params.safetensors") -> None:
+        """Write the parameters to one safetensors file; a name ending in .pkl gets that suffix instead, with a warning."""
+        self.save(_no_pickle(file_name))
+
+    def load_params(self, file_name: str | Path = "params.safetensors") -> None:
+        """Read what `save_params` wrote. Nothing is ever unpickled."""
+        self.load_weights(_no_pickle(file_name))
+
+
+def _no_pickle(file_name: str | Path) -> Path:
+    path = Path(file_name)
+    if path.suffix.lower() not in (".pkl", ".pickle"):
+        return path
+    safe = path.with_suffix(".safetensors")
+    warnings.warn(
+        f"{path.name}: xconv neither writes nor reads pickles, which can run code; using {safe.name} instead",
+        stacklevel=3,
+    )
+    return safe
