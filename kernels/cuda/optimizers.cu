@@ -1,0 +1,101 @@
+// One step of each optimizer: one fused pass over the flat buffer of all parameters, in place.
+//
+// p parameters, g gradients, the rest state, all [size]. hyper = [learning rate, steps done with this one] is read
+// on the device, so that a recorded step sees both change. Settings that never change come as doubles.
+
+using i64 = long long;  // products of sizes pass 2^31
+
+__device__ inline i64 first() { return static_cast<i64>(blockIdx.x) * blockDim.x + threadIdx.x; }
+__device__ inline i64 step() { return static_cast<i64>(gridDim.x) * blockDim.x; }
+
+// p -= lr g
+template <typename T>
+__device__ void sgd(T* __restrict__ p, const T* __restrict__ g, const double* __restrict__ hyper, i64 size)
+{
+    const T rate = static_cast<T>(hyper[0]);
+    for (i64 i = first(); i < size; i += step()) p[i] -= rate * g[i];
+}
+
+// v = m v - lr g;  p += v  (Polyak 1964), or with `nesterov` p += m v - lr g  (Sutskever et al. 2013)
+template <typename T>
+__device__ void momentum(T* __restrict__ p, const T* __restrict__ g, T* __restrict__ v,
+                         const double* __restrict__ hyper, double m, i64 nesterov, i64 size)
+{
+    const T rate = static_cast<T>(hyper[0]), keep = static_cast<T>(m);
+    for (i64 i = first(); i < size; i += step()) {
+        const T pull = rate * g[i];
+        v[i] = keep * v[i] - pull;
+        p[i] += nesterov ? keep * v[i] - pull : v[i];
+    }
+}
+
+// h += g^2;  p -= lr g / (sqrt(h) + eps)  (Duchi et al. 2011)
+template <typename T>
+__device__ void adagrad(T* __restrict__ p, const T* __restrict__ g, T* __restrict__ h,
+                        const double* __restrict__ hyper, double eps, i64 size)
+{
+    const T rate = static_cast<T>(hyper[0]), guard = static_cast<T>(eps);
+    for (i64 i = first(); i < size; i += step()) {
+        h[i] += g[i] * g[i];
+        p[i] -= rate * g[i] / (sqrt(h[i]) + guard);
+    }
+}
+
+// h = rho h + (1 - rho) g^2;  p -= lr g / (sqrt(h) + eps)  (Tieleman and Hinton 2012)
+template <typename T>
+__device__ void rmsprop(T* __restrict__ p, const T* __restrict__ g, T* __restrict__ h,
+                        const double* __restrict__ hyper, double rho, double eps, i64 size)
+{
+    const T rate = static_cast<T>(hyper[0]), guard = static_cast<T>(eps);
+    const T keep = static_cast<T>(rho), take = static_cast<T>(1.0 - rho);
+    for (i64 i = first(); i < size; i += step()) {
+        h[i] = keep * h[i] + take * (g[i] * g[i]);
+        p[i] -= rate * g[i] / (sqrt(h[i]) + guard);
+    }
+}
+
+// m += (1-b1)(g-m);  v += (1-b2)(g^2-v);  p -= lr sqrt(1-b2^t)/(1-b1^t) m / (sqrt(v) + eps)
+// (Kingma and Ba 2015, in the order of the end of their section 2)
+template <typename T>
+__device__ void adam(T* __restrict__ p, const T* __restrict__ g, T* __restrict__ m, T* __restrict__ v,
+                     const double* __restrict__ hyper, double beta1, double beta2, double eps, i64 size)
+{
+    const double t = hyper[1];
+    const T rate = static_cast<T>(hyper[0] * sqrt(1.0 - pow(beta2, t)) / (1.0 - pow(beta1, t)));
+    const T take1 = static_cast<T>(1.0 - beta1), take2 = static_cast<T>(1.0 - beta2);
+    const T guard = static_cast<T>(eps);
+    for (i64 i = first(); i < size; i += step()) {
+        m[i] += take1 * (g[i] - m[i]);
+        v[i] += take2 * (g[i] * g[i] - v[i]);
+        p[i] -= rate * m[i] / (sqrt(v[i]) + guard);
+    }
+}
+
+#define KERNELS(T, suffix) \
+    extern "C" __global__ void sgd_##suffix(T* p, const T* g, const double* hyper, i64 size) \
+    { \
+        sgd<T>(p, g, hyper, size); \
+    } \
+    extern "C" __global__ void momentum_##suffix(T* p, const T* g, T* v, const double* hyper, double m, \
+                                                 i64 nesterov, i64 size) \
+    { \
+        momentum<T>(p, g, v, hyper, m, nesterov, size); \
+    } \
+    extern "C" __global__ void adagrad_##suffix(T* p, const T* g, T* h, const double* hyper, double eps, \
+                                                i64 size) \
+    { \
+        adagrad<T>(p, g, h, hyper, eps, size); \
+    } \
+    extern "C" __global__ void rmsprop_##suffix(T* p, const T* g, T* h, const double* hyper, double rho, \
+                                                double eps, i64 size) \
+    { \
+        rmsprop<T>(p, g, h, hyper, rho, eps, size); \
+    } \
+    extern "C" __global__ void adam_##suffix(T* p, const T* g, T* m, T* v, const double* hyper, double beta1, \
+                                             double beta2, double eps, i64 size) \
+    { \
+        adam<T>(p, g, m, v, hyper, beta1, beta2, eps, size); \
+    }
+
+KERNELS(float, f32)
+KERNELS(double, f64)
