@@ -1,0 +1,315 @@
+"""The Numba backend: compiled kernels on a team of threads, each with its own blocks of images and its own BLAS calls.
+
+Convolution goes block by block, a few images at a time: their windows are gathered into columns that stay in cache, one
+matrix product gives all filters' maps, and the kernel that follows writes them out with bias and ReLU, or pooled already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numba
+import numpy as np
+
+from xconv.backend.base import Array, ConvPoolSaved, ConvSaved, Need, argmax_dtype
+from xconv.backend.numpy_backend import NumpyBackend
+from xconv.backend.threads import OneBlasThread, Team, default_threads
+from xconv.kernels.cpu import columns, elementwise, pooling
+from xconv.shapes import Pads, Pair, window_output
+
+BLOCK = 1 << 18  # bytes of columns in a block: with the maps beside them they stay in a core's second-level cache
+
+
+class NumbaBackend(NumpyBackend):
+    """Compiled, on all cores the process may use ($XCONV_NUM_THREADS sets how many)."""
+
+    name = "numba"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.team = Team(default_threads())
+        self._one_blas_thread = OneBlasThread()
+
+    def running(self) -> AbstractContextManager[None]:
+        """BLAS with one thread: ours run side by side."""
+        return self._one_blas_thread()
+
+    def describe(self) -> dict[str, Any]:
+        """Device, versions, threads and the BLAS kernels in use."""
+        return {
+            **super().describe(),
+            "version": f"numba {numba.__version__}, numpy {np.__version__}",
+            "threads": self.team.threads,
+        }
+
+    def asarray(self, a: Any, dtype: Any = None) -> Array:
+        """As NumPy's, and writable: for read-only arrays every kernel would be compiled once more."""
+        a = super().asarray(a, dtype)
+        return a if a.flags.writeable else a.copy()
+
+    def _over(self, n: int, work: float, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+        """function(*arguments, first, last) over 0..n, shared out."""
+        return self.team.each(function, [(*arguments, *part) for part in self.team.ranges(n, work)])
+
+    # ------------------------------------------------------------------ columns and pooling
+
+    def im2col(self, x: Array, kernel: Pair, stride: Pair, pads: Pads, dilation: Pair = (1, 1)) -> Array:
+        n, c, h, w = x.shape
+        oh, ow = window_output((h, w), kernel, stride, pads, dilation)
+        col = self.empty((n, oh, ow, c, *kernel), x.dtype)
+        window = (*kernel, *stride, pads[0], pads[2], *dilation)
+        self._over(n, col.size, lambda first, last: columns.im2col(x, col, first, last, *window))
+        return col.reshape(n * oh * ow, c * kernel[0] * kernel[1])
+
+    def col2im(
+        self, col: Array, x_shape: tuple[int, ...], kernel: Pair, stride: Pair, pads: Pads, dilation: Pair = (1, 1)
+    ) -> Array:
+        n, c, h, w = x_shape
+        oh, ow = window_output((h, w), kernel, stride, pads, dilation)
+        col = col.reshape(n, oh, ow, c, *kernel)
+        x = self.empty(x_shape, col.dtype)
+        window = (*kernel, *stride, pads[0], pads[2], *dilation)
+        self._over(n, col.size, lambda first, last: columns.col2im(col, x, first, last, *window))
+        return x
+
+    def max_pool(self, x: Array, kernel: Pair, stride: Pair, pads: Pads) -> tuple[Array, Array]:
+        n, c, h, w = x.shape
+        shape = (n, c, *window_output((h, w), kernel, stride, pads))
+        y, argmax = self.empty(shape, x.dtype), self.empty(shape, argmax_dtype(kernel))
+        planes = x.reshape(n * c, h, w), y.reshape(n * c, *shape[2:]), argmax.reshape(n * c, *shape[2:])
+        window = (*kernel, *stride, pads[0], pads[2])
+        self._over(n * c, x.size, lambda first, last: pooling.max_pool(*planes, first, last, *window))
+        return y, argmax
+
+    def max_pool_backward(
+        self, dy: Array, argmax: Array, x_shape: tuple[int, ...], kernel: Pair, stride: Pair, pads: Pads
+    ) -> Array:
+        n, c, h, w = x_shape
+        dx = self.empty(x_shape, dy.dtype)
+        planes = [a.reshape(n * c, *a.shape[2:]) for a in (dy, argmax, dx)]
+        window = (kernel[1], *stride, pads[0], pads[2])
+        self._over(n * c, dx.size, lambda first, last: pooling.max_pool_backward(*planes, first, last, *window))
+        return dx
+
+    def avg_pool(self, x: Array, kernel: Pair, stride: Pair, pads: Pads) -> Array:
+        n, c, h, w = x.shape
+        y = self.empty((n, c, *window_output((h, w), kernel, stride, pads)), x.dtype)
+        planes = x.reshape(n * c, h, w), y.reshape(n * c, *y.shape[2:])
+        window = (*kernel, *stride, pads[0], pads[2])
+        self._over(n * c, x.size, lambda first, last: pooling.avg_pool(*planes, first, last, *window))
+        return y
+
+    def avg_pool_backward(self, dy: Array, x_shape: tuple[int, ...], kernel: Pair, stride: Pair, pads: Pads) -> Array:
+        n, c, h, w = x_shape
+        dx = self.empty(x_shape, dy.dtype)
+        planes = dy.reshape(n * c, *dy.shape[2:]), dx.reshape(n * c, h, w)
+        window = (*kernel, *stride, pads[0], pads[2])
+        self._over(n * c, dx.size, lambda first, last: pooling.avg_pool_backward(*planes, first, last, *window))
+        return dx
+
+    # ------------------------------------------------------------------ products
+
+    def matmul(self, a: Array, b: Array) -> Array:
+        out = self.empty((a.shape[0], b.shape[1]), a.dtype)
+
+        def rows(first: int, last: int) -> None:
+            np.matmul(a[first:last], b, out=out[first:last])
+
+        self._over(a.shape[0], out.size * a.shape[1] / 32, rows)
+        return out
+
+    # ------------------------------------------------------------------ convolution
+
+    def _convolve(
+        self,
+        x: Array,
+        w: Array,
+        out: Pair,
+        window: tuple[int, ...],
+        epilogue: Callable[[Array, int], None],
+    ) -> None:
+        """epilogue(conv[F,count,OH,OW], first) for each block of images first..first+count, on all threads."""
+        n, c = x.shape[:2]
+        f, kernel = w.shape[0], w.shape[2:]
+        filters = w.reshape(f, -1)  # (F, C*KH*KW)
+        size = _block_size(filters.shape[1], out, x.dtype)
+
+        def images(start: int, stop: int) -> None:
+            col = self.empty((c, *kernel, min(size, stop - start), *out), x.dtype)
+            conv = self.empty((f, min(size, stop - start), *out), x.dtype)
+            for first in range(start, stop, size):
+                count = min(size, stop - first)
+                if count < col.shape[3]:
+                    col, conv = _first_part(col, (c, *kernel, count, *out)), _first_part(conv, (f, count, *out))
+                columns.gather(x, col, first, count, *window)
+                np.dot(filters, col.reshape(filters.shape[1], -1), out=conv.reshape(f, -1))
+                epilogue(conv, first)
+
+        self._over(n, n * filters.size * out[0] * out[1], images)
+
+    def _convolve_backward(
+        self,
+        x: Array,
+        w: Array,
+        out: Pair,
+        window: tuple[int, ...],
+        need: Need,
+        prologue: Callable[[Array, Array, int], None],
+    ) -> tuple[Array | None, Array | None, Array | None]:
+        """prologue(dconv[F,count,OH,OW], db[F], first) fills dconv and adds to db for each block; -> dx, dw, db."""
+        n, c = x.shape[:2]
+        f, kernel = w.shape[0], w.shape[2:]
+        filters = w.reshape(f, -1)
+        size = _block_size(filters.shape[1], out, x.dtype)
+        dx = self.empty(x.shape, x.dtype) if need.x else None
+
+        def images(start: int, stop: int) -> tuple[Array, Array]:
+            col = self.empty((c, *kernel, min(size, stop - start), *out), x.dtype)
+            dconv = self.empty((f, min(size, stop - start), *out), x.dtype)
+            dw, part, db = np.zeros(filters.shape, x.dtype), np.empty(filters.shape, x.dtype), np.zeros(f, x.dtype)
+            for first in range(start, stop, size):
+                count = min(size, stop - first)
+                if count < col.shape[3]:
+                    col, dconv = _first_part(col, (c, *kernel, count, *out)), _first_part(dconv, (f, count, *out))
+                prologue(dconv, db, first)
+                matrix, maps = col.reshape(filters.shape[1], -1), dconv.reshape(f, -1)
+                if need.params:
+                    columns.gather(x, col, first, count, *window)
+                    np.dot(maps, matrix.T, out=part)  # (F, count*OH*OW) @ (count*OH*OW, C*KH*KW)
+                    dw += part
+                if dx is not None:
+                    np.dot(filters.T, maps, out=matrix)  # (C*KH*KW, F) @ (F, count*OH*OW)
+                    columns.scatter(col, dx, first, count, *window)
+            return dw, db
+
+        parts = self._over(n, n * filters.size * out[0] * out[1], images)
+        if not need.params:
+            return dx, None, None
+        dw, db = parts[0]
+        for more_dw, more_db in parts[1:]:
+            dw += more_dw
+            db += more_db
+        return dx, dw.reshape(w.shape), db
+
+    def conv2d(
+        self,
+        x: Array,
+        w: Array,
+        b: Array,
+        stride: Pair,
+        pads: Pads,
+        dilation: Pair = (1, 1),
+        activation: str | None = None,
+    ) -> tuple[Array, ConvSaved]:
+        out = window_output(x.shape[2:], w.shape[2:], stride, pads, dilation)
+        y = self.empty((x.shape[0], w.shape[0], *out), x.dtype)
+        relu = activation == "relu"
+        self._convolve(
+            x,
+            w,
+            out,
+            (*stride, pads[0], pads[2], *dilation),
+            lambda conv, first: elementwise.bias_activation(conv, b, y, first, relu),
+        )
+        return y, ConvSaved(x, w, y if activation else None, stride, pads, dilation)
+
+    def conv2d_backward(
+        self, dy: Array, saved: ConvSaved, need: Need = Need()
+    ) -> tuple[Array | None, Array | None, Array | None]:
+        x, w, y, stride, pads, dilation = saved
+        relu = y is not None
+        opened = y if relu else dy
+        return self._convolve_backward(
+            x,
+            w,
+            dy.shape[2:],
+            (*stride, pads[0], pads[2], *dilation),
+            need,
+            lambda dconv, db, first: elementwise.masked_gradient(dy, opened, dconv, db, first, relu),
+        )
+
+    def fuses_conv_pool(
+        self, x_shape: tuple[int, ...], w_shape: tuple[int, ...], pool_kernel: Pair, pool_stride: Pair
+    ) -> bool:
+        """Always: the unpooled map is never stored."""
+        return True
+
+    def conv2d_relu_max_pool(
+        self, x: Array, w: Array, b: Array, stride: Pair, pads: Pads, pool_kernel: Pair, pool_stride: Pair
+    ) -> tuple[Array, ConvPoolSaved]:
+        out = window_output(x.shape[2:], w.shape[2:], stride, pads)
+        shape = (x.shape[0], w.shape[0], *window_output(out, pool_kernel, pool_stride, (0, 0, 0, 0)))
+        y, argmax = self.empty(shape, x.dtype), self.empty(shape, argmax_dtype(pool_kernel))
+        self._convolve(
+            x,
+            w,
+            out,
+            (*stride, pads[0], pads[2], 1, 1),
+            lambda conv, first: pooling.bias_relu_max_pool(conv, b, y, argmax, first, *pool_kernel, *pool_stride),
+        )
+        return y, ConvPoolSaved(x, w, y, argmax, stride, pads, pool_kernel, pool_stride)
+
+    def conv2d_relu_max_pool_backward(
+        self, dy: Array, saved: ConvPoolSaved, need: Need = Need()
+    ) -> tuple[Array | None, Array | None, Array | None]:
+        x, w, y, argmax, stride, pads, pool_kernel, pool_stride = saved
+        return self._convolve_backward(
+            x,
+            w,
+            window_output(x.shape[2:], w.shape[2:], stride, pads),
+            (*stride, pads[0], pads[2], 1, 1),
+            need,
+            lambda dconv, db, first: pooling.unpool_relu(dy, y, argmax, dconv, db, first, pool_kernel[1], *pool_stride),
+        )
+
+    # ------------------------------------------------------------------ elementwise, loss, optimizers
+
+    def relu(self, x: Array) -> Array:
+        y = self.empty(x.shape, x.dtype)
+        self._over(x.size, x.size, elementwise.relu, x.reshape(-1), y.reshape(-1))
+        return y
+
+    def relu_backward(self, dy: Array, y: Array) -> Array:
+        dx = self.empty(dy.shape, dy.dtype)
+        self._over(dy.size, dy.size, elementwise.relu_backward, dy.reshape(-1), y.reshape(-1), dx.reshape(-1))
+        return dx
+
+    def softmax_cross_entropy(self, logits: Array, labels: Array) -> tuple[Array, Array]:
+        loss, dlogits = np.empty(1, logits.dtype), self.empty(logits.shape, logits.dtype)
+        elementwise.softmax_cross_entropy(logits, labels, loss, dlogits)
+        return loss, dlogits
+
+    def sgd(self, p: Array, g: Array, hyper: Array) -> None:
+        self._over(p.size, p.size, elementwise.sgd, _line(p), _line(g), hyper)
+
+    def momentum(self, p: Array, g: Array, v: Array, hyper: Array, momentum: float, nesterov: bool) -> None:
+        self._over(p.size, p.size, elementwise.momentum, _line(p), _line(g), _line(v), hyper, momentum, nesterov)
+
+    def adagrad(self, p: Array, g: Array, h: Array, hyper: Array, eps: float) -> None:
+        self._over(p.size, p.size, elementwise.adagrad, _line(p), _line(g), _line(h), hyper, eps)
+
+    def rmsprop(self, p: Array, g: Array, h: Array, hyper: Array, rho: float, eps: float) -> None:
+        self._over(p.size, p.size, elementwise.rmsprop, _line(p), _line(g), _line(h), hyper, rho, eps)
+
+    def adam(
+        self, p: Array, g: Array, m: Array, v: Array, hyper: Array, beta1: float, beta2: float, eps: float
+    ) -> None:
+        state = _line(m), _line(v)
+        self._over(p.size, p.size, elementwise.adam, _line(p), _line(g), *state, hyper, beta1, beta2, eps)
+
+
+def _block_size(taps: int, out: Pair, dtype: Any) -> int:
+    """How many images' columns fill a block."""
+    return max(1, BLOCK // (taps * out[0] * out[1] * np.dtype(dtype).itemsize))
+
+
+def _first_part(a: Array, shape: tuple[int, ...]) -> Array:
+    """The start of the memory of `a` in a smaller shape."""
+    return a.reshape(-1)[: int(np.prod(shape))].reshape(shape)
+
+
+def _line(a: Array) -> Array:
+    """A view of a contiguous array as one axis; an optimizer's arrays are changed in place, so a copy would be lost."""
+    return a.reshape(-1, copy=False)

@@ -1,0 +1,118 @@
+"""A team of threads for kernels that release the GIL, and a guard that keeps BLAS from competing with it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from queue import SimpleQueue
+from typing import Any
+
+from threadpoolctl import ThreadpoolController
+
+from xconv.errors import ConfigError
+
+
+def default_threads() -> int:
+    """$XCONV_NUM_THREADS, else the number of processors this process may use."""
+    asked = os.environ.get("XCONV_NUM_THREADS")
+    if asked:
+        if not asked.isdecimal() or int(asked) < 1:
+            raise ConfigError(f"XCONV_NUM_THREADS must be an integer >= 1. Received: {asked!r}")
+        return int(asked)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class Team:
+    """`threads` - 1 workers and the caller. Any number of callers may ask at once; each waits for its own parts.
+
+    Plain threads that sleep between calls: unlike OpenMP's they do not spin against BLAS, and after a fork the child
+    starts its own.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self._reset()
+        os.register_at_fork(after_in_child=self._reset)
+
+    def _reset(self) -> None:
+        self._tasks: SimpleQueue[tuple[Callable[..., Any], tuple[Any, ...], list[Any], int, Any]] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._started = 0
+
+    def _start(self) -> None:
+        with self._lock:
+            while self._started < self.threads - 1:
+                threading.Thread(target=self._work, name=f"xconv-{self._started + 1}", daemon=True).start()
+                self._started += 1
+
+    def _work(self) -> None:
+        while True:
+            # Not held while waiting for the next task, so that the memory of the last one's arrays can be reused.
+            self._do(*self._tasks.get())
+
+    @staticmethod
+    def _do(function: Callable[..., Any], arguments: tuple[Any, ...], results: list[Any], i: int, done: Any) -> None:
+        error = None
+        try:
+            results[i] = function(*arguments)
+        except BaseException as caught:
+            error = caught
+        done.put(error)
+
+    def each(self, function: Callable[..., Any], parts: list[tuple[Any, ...]]) -> list[Any]:
+        """[function(*part) for part in parts], side by side; the results are in the order of the parts."""
+        results: list[Any] = [None] * len(parts)
+        if len(parts) == 1:
+            return [function(*parts[0])]
+        if self._started < self.threads - 1:
+            self._start()
+        done: SimpleQueue[BaseException | None] = SimpleQueue()
+        for i, part in enumerate(parts[1:], 1):
+            self._tasks.put((function, part, results, i, done))
+        self._do(function, parts[0], results, 0, done)
+        errors = [done.get() for _ in parts]
+        for error in errors:
+            if error is not None:
+                raise error
+        return results
+
+    def ranges(self, n: int, work: float) -> list[tuple[int, int]]:
+        """0..n cut evenly, a range a thread; one range where `work` (entries or multiply-adds) is too little to share."""
+        parts = 1 if work < 2e4 else min(self.threads, n)
+        return [(n * i // parts, n * (i + 1) // parts) for i in range(max(parts, 1))]
+
+
+class OneBlasThread:
+    """While anyone is inside, BLAS uses one thread, because our own run side by side; then it gets back what it had."""
+
+    def __init__(self) -> None:
+        self._libraries = ThreadpoolController().select(user_api="blas").lib_controllers
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before: list[int] = []
+        os.register_at_fork(after_in_child=self._after_fork)
+
+    def _after_fork(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._before = [library.num_threads for library in self._libraries]
+                for library in self._libraries:
+                    library.set_num_threads(1)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if self._inside == 0:
+                    for library, threads in zip(self._libraries, self._before, strict=True):
+                        library.set_num_threads(threads)
