@@ -1,0 +1,207 @@
+"""MNIST and its like: the sample inside this package, files of your own, or a checked download."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xconv.data.download import cache_dir, download
+from xconv.data.idx import read_idx
+from xconv.errors import ConfigError, FileError, described
+
+DIGITS = tuple("0123456789")
+CLOTHES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class DataSet:
+    """Images x uint8[N, C, H, W], 0 to 255, and labels t int64[N], for training and for testing.
+
+    `classes[k]` is the name of label k; `source` says where the files were. The arrays are read-only: a data set that
+    one run altered would change another's result.
+    """
+
+    name: str
+    x_train: np.ndarray
+    t_train: np.ndarray
+    x_test: np.ndarray
+    t_test: np.ndarray
+    classes: tuple[str, ...]
+    source: str
+
+    def __post_init__(self) -> None:
+        for array in (self.x_train, self.t_train, self.x_test, self.t_test):
+            array.flags.writeable = False
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(C, H, W)."""
+        return self.x_train.shape[1:]
+
+    def arrays(self, dtype: Any = "float32") -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """(x_train, t_train, x_test, t_test) with pixels from 0 to 1 in the float `dtype`."""
+        return pixels(self.x_train, dtype), self.t_train, pixels(self.x_test, dtype), self.t_test
+
+
+def pixels(x: np.ndarray, dtype: Any = "float32") -> np.ndarray:
+    """x / 255: bytes to numbers from 0 to 1, of x's shape."""
+    return np.divide(x, 255, dtype=dtype)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where a data set lies. `files`: x_train, t_train, x_test, t_test as (file, shape, SHA-256 of what it unpacks to).
+
+    The hash is that of the content and not of the .gz, since mirrors and distributions pack the same bytes anew.
+    """
+
+    folder: str
+    classes: tuple[str, ...]
+    mirrors: tuple[str, ...]
+    files: tuple[tuple[str, tuple[int, ...], str], ...]
+
+
+_FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+
+
+def _files(train: int, hashes: tuple[str, str, str, str]) -> tuple[tuple[str, tuple[int, ...], str], ...]:
+    shapes: tuple[tuple[int, ...], ...] = ((train, 28, 28), (train,), (10_000, 28, 28), (10_000,))
+    return tuple(zip(_FILES, shapes, hashes, strict=True))
+
+
+_SAMPLE = _Source(
+    "mnist_sample",
+    DIGITS,
+    (),
+    _files(
+        10_000,
+        (
+            "2889698e6bc3614913e76901316712919d1998fc2b44512451bfe65bc1e668b1",
+            "651e38e2ac0632f5113ec18f1df4977117f953197819034009971a6675a0df78",
+            "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+            "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+        ),
+    ),
+)
+_SOURCES = {
+    "mnist": _Source(
+        "mnist",
+        DIGITS,
+        (
+            "https://storage.googleapis.com/cvdf-datasets/mnist/",
+            "https://ossci-datasets.s3.amazonaws.com/mnist/",
+        ),
+        _files(
+            60_000,
+            (
+                "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+                "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+                "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+                "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+            ),
+        ),
+    ),
+    "fashion-mnist": _Source(
+        "fashion-mnist",
+        CLOTHES,
+        (
+            "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
+            "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+        ),
+        _files(
+            60_000,
+            (
+                "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+                "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+                "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+                "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+            ),
+        ),
+    ),
+}
+SAMPLE = Path(__file__).parent / "mnist_sample"
+NAMES = ("mnist-sample", *_SOURCES)
+
+
+def load(name: str = "mnist-sample") -> DataSet:
+    """A data set by name: "mnist-sample", "mnist" or "fashion-mnist".
+
+    "mnist-sample" is inside the package: the first 10,000 training images of MNIST and all 10,000 test images. The
+    others are read from $XCONV_DATA_DIR/mnist and $XCONV_DATA_DIR/fashion-mnist, from `*-ubyte` or `*-ubyte.gz`, where
+    that variable is set; a file missing there is an error and not a reason to download. Where it is not set they are
+    downloaded once and kept in `cache_dir()`. Every file is checked by SHA-256 each time it is read. ConfigError for
+    another name, FileError for a file that is missing, damaged or cannot be had.
+    """
+    if name == "mnist-sample":
+        folder, source = SAMPLE, _SAMPLE
+        arrays = [read_idx(folder / f"{file}.gz", shape=shape, sha256=sha256) for file, shape, sha256 in source.files]
+    elif isinstance(name, str) and name in _SOURCES:
+        source = _SOURCES[name]
+        root = os.environ.get("XCONV_DATA_DIR")
+        folder = Path(root or cache_dir()) / source.folder
+        if root:
+            paths = [_found(folder, file) for file, _, _ in source.files]
+            wanted = zip(paths, source.files, strict=True)
+            arrays = [read_idx(path, shape=shape, sha256=sha256) for path, (_, shape, sha256) in wanted]
+        else:
+            arrays = [_cached(folder, source.mirrors, *file) for file in source.files]
+    else:
+        raise ConfigError(f"unknown data: expected one of {', '.join(map(repr, NAMES))}. Received: {described(name)}")
+    x_train, t_train, x_test, t_test = arrays
+    return DataSet(
+        name,
+        x_train[:, None],
+        t_train.astype(np.int64),
+        x_test[:, None],
+        t_test.astype(np.int64),
+        source.classes,
+        str(folder),
+    )
+
+
+def read_pair(
+    images: str | os.PathLike[str], labels: str | os.PathLike[str], image_shape: tuple[int, int] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8[N, 1, H, W] and labels int64[N] from any two IDX files; FileError where their counts differ."""
+    x = read_idx(images, shape=(None, *(image_shape or (None, None))))
+    t = read_idx(labels, shape=(None,))
+    if len(x) != len(t):
+        raise FileError(f"{labels}: expected {len(x)} labels, as many as the images in {images}. Received: {len(t)}")
+    return x[:, None], t.astype(np.int64)
+
+
+def _found(folder: Path, file: str) -> Path:
+    """`file`, plain or gzipped, in a folder under $XCONV_DATA_DIR."""
+    for path in (folder / file, folder / f"{file}.gz"):
+        if path.exists():
+            return path
+    raise FileError(
+        f"{folder / file}[.gz]: expected this file, since XCONV_DATA_DIR is set. Received: no such file. "
+        "Put the data set's four files there, or unset XCONV_DATA_DIR to have them downloaded"
+    )
+
+
+def _cached(folder: Path, mirrors: tuple[str, ...], file: str, shape: tuple[int, ...], sha256: str) -> np.ndarray:
+    """The array of `file` in the cache, brought there first where it is missing or damaged."""
+    path = folder / f"{file}.gz"
+    read = partial(read_idx, shape=shape, sha256=sha256)
+    try:
+        return read(path)
+    except FileError:
+        limit = math.prod(shape) + 4096  # what cannot be packed grows a little
+        cure = f"Set XCONV_DATA_DIR to a folder that holds {folder.name}/{path.name}, or use 'mnist-sample'"
+        download([mirror + path.name for mirror in mirrors], path, read, limit, cure)
+        return read(path)
