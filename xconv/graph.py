@@ -96,9 +96,8 @@ class Graph:
             return None
         conv, _, pool = layers
         assert isinstance(conv, Conv2D) and isinstance(pool, MaxPool2D)
-        in_shape = self.shapes[run[0].source]
-        weights = conv.param_specs(in_shape)["w"].shape
-        if any(pool.pads) or not backend.fuses_conv_pool(in_shape, weights, pool.kernel, pool.stride):
+        weights = conv.param_specs(self.shapes[run[0].source])["w"].shape
+        if any(pool.pads) or not backend.fuses_conv_pool(weights, conv.stride, pool.kernel):
             return None
         return ConvReLUMaxPool(conv, pool)
 

@@ -57,8 +57,8 @@ def _inside(size, out, stride, start):
 def gather(x, col, first, count, sh, sw, top, left, dh, dw):
     """x[N,C,H,W] -> col[C,KH,KW,count,OH,OW] for images first..first+count: im2col transposed.
 
-    Each (c, ky, kx) is a plane that is copied row by row, and the product with w[F, C*KH*KW] then gives [F,count,OH,OW],
-    which is what the next layer wants, with no transposition.
+    Each (c, ky, kx) is a plane that is copied row by row, and the product with w[F, C*KH*KW] then gives
+    [F,count,OH,OW], which is what the next layer wants, with no transposition.
     """
     c, kh, kw, _, oh, ow = col.shape
     h, w = x.shape[2], x.shape[3]
@@ -66,24 +66,22 @@ def gather(x, col, first, count, sh, sw, top, left, dh, dw):
         for ky in range(kh):
             y0, y1 = _inside(h, oh, sh, ky * dh - top)
             for kx in range(kw):
-                x0, x1 = _inside(w, ow, sw, kx * dw - left)
+                start = kx * dw - left
+                x0, x1 = _inside(w, ow, sw, start)
+                whole = y0 == 0 and x0 == 0 and y1 == oh and x1 == ow
                 for k in range(count):
-                    plane = col[ch, ky, kx, k]
-                    source = x[first + k, ch]
-                    plane[:y0] = 0
-                    plane[y1:] = 0
+                    plane, image = col[ch, ky, kx, k], x[first + k, ch]
+                    if not whole:
+                        plane[:] = 0
                     for oy in range(y0, y1):
-                        row = source[oy * sh + ky * dh - top]
-                        target = plane[oy]
-                        start = kx * dw - left
-                        target[:x0] = 0
-                        target[x1:] = 0
+                        target = plane[oy, x0:x1]
+                        source = image[oy * sh + ky * dh - top, start + x0 * sw :]
                         if sw == 1:
-                            for ox in range(x0, x1):
-                                target[ox] = row[start + ox]
+                            for i in range(target.size):
+                                target[i] = source[i]
                         else:
-                            for ox in range(x0, x1):
-                                target[ox] = row[start + ox * sw]
+                            for i in range(target.size):
+                                target[i] = source[i * sw]
 
 
 @jit
@@ -96,17 +94,16 @@ def scatter(col, dx, first, count, sh, sw, top, left, dh, dw):
         for ky in range(kh):
             y0, y1 = _inside(h, oh, sh, ky * dh - top)
             for kx in range(kw):
-                x0, x1 = _inside(w, ow, sw, kx * dw - left)
+                start = kx * dw - left
+                x0, x1 = _inside(w, ow, sw, start)
                 for k in range(count):
-                    plane = col[ch, ky, kx, k]
-                    target = dx[first + k, ch]
+                    plane, image = col[ch, ky, kx, k], dx[first + k, ch]
                     for oy in range(y0, y1):
-                        row = target[oy * sh + ky * dh - top]
-                        source = plane[oy]
-                        start = kx * dw - left
+                        source = plane[oy, x0:x1]
+                        target = image[oy * sh + ky * dh - top, start + x0 * sw :]
                         if sw == 1:
-                            for ox in range(x0, x1):
-                                row[start + ox] += source[ox]
+                            for i in range(source.size):
+                                target[i] += source[i]
                         else:
-                            for ox in range(x0, x1):
-                                row[start + ox * sw] += source[ox]
+                            for i in range(source.size):
+                                target[i * sw] += source[i]

@@ -1,4 +1,7 @@
-"""Elementwise passes, the loss, and the optimizers: one reading of memory each, over entries first..last."""
+"""Elementwise passes, the loss, and the optimizers: one reading of memory each, over arrays of one axis.
+
+Loops start at the literal 0: from an unknown start Numba must allow for negative indices, and makes no vector code.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,18 @@ from xconv.kernels.cpu.jit import jit
 
 
 @jit
-def relu(x, y, first, last):
+def relu(x, y):
     """y = max(x, 0), NaN kept."""
     zero = x.dtype.type(0)
-    for i in range(first, last):
+    for i in range(x.size):
         y[i] = zero if x[i] <= zero else x[i]
 
 
 @jit
-def relu_backward(dy, y, dx, first, last):
+def relu_backward(dy, y, dx):
     """Dx = dy where y > 0, else 0."""
     zero = dy.dtype.type(0)
-    for i in range(first, last):
+    for i in range(dy.size):
         dx[i] = dy[i] if y[i] > zero else zero
 
 
@@ -88,49 +91,49 @@ def softmax_cross_entropy(logits, labels, loss, dlogits):
 
 
 @jit
-def sgd(p, g, hyper, first, last):
+def sgd(p, g, hyper):
     """P -= lr g."""
     lr = p.dtype.type(hyper[0])
-    for i in range(first, last):
+    for i in range(p.size):
         p[i] -= lr * g[i]
 
 
 @jit
-def momentum(p, g, v, hyper, m, nesterov, first, last):
+def momentum(p, g, v, hyper, m, nesterov):
     """V = m v - lr g; p += v, or m v - lr g."""
     lr, m = p.dtype.type(hyper[0]), p.dtype.type(m)
-    for i in range(first, last):
+    for i in range(p.size):
         step = lr * g[i]
         v[i] = m * v[i] - step
         p[i] += m * v[i] - step if nesterov else v[i]
 
 
 @jit
-def adagrad(p, g, h, hyper, eps, first, last):
+def adagrad(p, g, h, hyper, eps):
     """H += g^2; p -= lr g / (sqrt(h) + eps)."""
     lr, eps = p.dtype.type(hyper[0]), p.dtype.type(eps)
-    for i in range(first, last):
+    for i in range(p.size):
         h[i] += g[i] * g[i]
         p[i] -= lr * g[i] / (np.sqrt(h[i]) + eps)
 
 
 @jit
-def rmsprop(p, g, h, hyper, rho, eps, first, last):
+def rmsprop(p, g, h, hyper, rho, eps):
     """H = rho h + (1 - rho) g^2; p -= lr g / (sqrt(h) + eps)."""
     lr, eps = p.dtype.type(hyper[0]), p.dtype.type(eps)
     keep, take = p.dtype.type(rho), p.dtype.type(1.0 - rho)
-    for i in range(first, last):
+    for i in range(p.size):
         h[i] = keep * h[i] + take * (g[i] * g[i])
         p[i] -= lr * g[i] / (np.sqrt(h[i]) + eps)
 
 
 @jit
-def adam(p, g, m, v, hyper, beta1, beta2, eps, first, last):
+def adam(p, g, m, v, hyper, beta1, beta2, eps):
     """M += (1-b1)(g-m); v += (1-b2)(g^2-v); p -= lr sqrt(1-b2^t)/(1-b1^t) m / (sqrt(v) + eps)."""
     lr, t = hyper[0], hyper[1]
     rate = p.dtype.type(lr * np.sqrt(1.0 - beta2**t) / (1.0 - beta1**t))
     take1, take2, eps = p.dtype.type(1.0 - beta1), p.dtype.type(1.0 - beta2), p.dtype.type(eps)
-    for i in range(first, last):
+    for i in range(p.size):
         m[i] += take1 * (g[i] - m[i])
         v[i] += take2 * (g[i] * g[i] - v[i])
         p[i] -= rate * m[i] / (np.sqrt(v[i]) + eps)

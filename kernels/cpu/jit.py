@@ -8,8 +8,9 @@ from typing import Any
 
 from numba import njit
 
-# Only contraction (a*b + c rounded once) is allowed: full fastmath would let LLVM assume that there are no NaNs.
-_OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
+# Sums may be reordered and a*b + c rounded once, which vector code needs. Not full fastmath: it assumes that there are
+# no NaNs, and a NaN must win in pooling.
+_OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "reassoc"}}
 
 _warned = False
 

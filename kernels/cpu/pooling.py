@@ -72,49 +72,44 @@ def avg_pool_backward(dy, dx, first, last, kh, kw, sh, sw, top, left):
 
 
 @jit
-def bias_relu_max_pool(conv, b, y, argmax, first, kh, kw, sh, sw):
-    """conv[F,count,OH,OW] + b[F], ReLU and max-pool into y[N,F,PH,PW] and argmax, for images first..first+count.
+def bias_relu_max_pool(conv, b, y, argmax, first):
+    """conv[T,F,count,PH*PW] + b[F], ReLU and the maximum over T -> y[N,F,PH*PW] and argmax, from image `first` on.
 
-    The bias is the same throughout a window and ReLU never changes the order, so both are left to the maximum alone.
+    T counts the entries of a pooling window, in order. The bias is the same throughout a window and ReLU never changes
+    the order, so both are left to the maximum alone.
     """
-    f, count, _, _ = conv.shape
-    _, _, ph, pw = y.shape
+    taps, f, count, size = conv.shape
     zero = y.dtype.type(0)
     for k in range(count):
         for ch in range(f):
-            for py in range(ph):
-                best, where = y[first + k, ch, py], argmax[first + k, ch, py]
-                top = conv[ch, k, py * sh]
-                for px in range(pw):
-                    best[px] = top[px * sw]
-                    where[px] = 0
-                for i in range(1, kh * kw):
-                    row, kx = conv[ch, k, py * sh + i // kw], i % kw
-                    for px in range(pw):
-                        value = row[px * sw + kx]
-                        better = (not value <= best[px]) and best[px] == best[px]
-                        best[px] = value if better else best[px]
-                        where[px] = i if better else where[px]
-                for px in range(pw):
-                    value = best[px] + b[ch]
-                    best[px] = zero if value <= zero else value
+            best, where, start = y[first + k, ch], argmax[first + k, ch], conv[0, ch, k]
+            for i in range(size):
+                best[i] = start[i]
+                where[i] = 0
+            for t in range(1, taps):
+                values = conv[t, ch, k]
+                for i in range(size):  # without branches, so that it becomes vector code
+                    better = (not values[i] <= best[i]) & (best[i] == best[i])
+                    best[i] = values[i] if better else best[i]
+                    where[i] = t if better else where[i]
+            for i in range(size):
+                value = best[i] + b[ch]
+                best[i] = zero if value <= zero else value
 
 
 @jit
-def unpool_relu(dy, y, argmax, dconv, db, first, kw, sh, sw):
-    """The way back: dconv[F,count,OH,OW] is 0 but where a positive maximum was; db[F] += the sum of each filter's dy."""
-    f, count, _, _ = dconv.shape
-    _, _, ph, pw = dy.shape
-    for ch in range(f):
-        total = db[ch]
-        for k in range(count):
-            plane = dconv[ch, k]
-            plane[:] = 0
-            for py in range(ph):
-                for px in range(pw):
-                    if y[first + k, ch, py, px] > 0:
-                        value = dy[first + k, ch, py, px]
-                        where = argmax[first + k, ch, py, px]
-                        plane[py * sh + where // kw, px * sw + where % kw] += value
-                        total += value
-        db[ch] = total
+def unpool_relu(dy, y, argmax, dconv, db, first):
+    """The way back: dconv[T,F,count,PH*PW] is dy where a positive maximum was, else 0; db[F] += each filter's sum."""
+    taps, f, count, size = dconv.shape
+    zero = dy.dtype.type(0)
+    for k in range(count):
+        for ch in range(f):
+            value, opened, where = dy[first + k, ch], y[first + k, ch], argmax[first + k, ch]
+            for t in range(taps):
+                target = dconv[t, ch, k]
+                for i in range(size):
+                    target[i] = value[i] if (where[i] == t) & (opened[i] > zero) else zero
+            total = zero
+            for i in range(size):
+                total += value[i] if opened[i] > zero else zero
+            db[ch] += total

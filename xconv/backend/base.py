@@ -234,9 +234,7 @@ class Backend:
 
     # ------------------------------------------------------------------ fusions
 
-    def fuses_conv_pool(
-        self, x_shape: tuple[int, ...], w_shape: tuple[int, ...], pool_kernel: Pair, pool_stride: Pair
-    ) -> bool:
+    def fuses_conv_pool(self, w_shape: tuple[int, ...], conv_stride: Pair, pool_kernel: Pair) -> bool:
         """Whether this backend is faster with conv2d_relu_max_pool than with its three parts; a fixed rule on shapes."""
         return False
 

@@ -19,6 +19,7 @@ from xconv.backend.threads import OneBlasThread, Team, default_threads
 from xconv.kernels.cpu import columns, elementwise, pooling
 from xconv.shapes import Pads, Pair, window_output
 
+FUSED_TAPS = 64  # the most inputs to one shifted filter for which convolution and pooling are done in one go
 BLOCK = 1 << 18  # bytes of columns in a block: with the maps beside them they stay in a core's second-level cache
 
 
@@ -52,6 +53,11 @@ class NumbaBackend(NumpyBackend):
     def _over(self, n: int, work: float, function: Callable[..., Any], *arguments: Any) -> list[Any]:
         """function(*arguments, first, last) over 0..n, shared out."""
         return self.team.each(function, [(*arguments, *part) for part in self.team.ranges(n, work)])
+
+    def _sliced(self, function: Callable[..., Any], *lines: Array, then: tuple[Any, ...] = ()) -> None:
+        """function(*lines, *then) with the arrays of one axis cut into a slice a thread."""
+        parts = self.team.ranges(lines[0].size, lines[0].size)
+        self.team.each(function, [(*(line[i:j] for line in lines), *then) for i, j in parts])
 
     # ------------------------------------------------------------------ columns and pooling
 
@@ -112,12 +118,16 @@ class NumbaBackend(NumpyBackend):
     # ------------------------------------------------------------------ products
 
     def matmul(self, a: Array, b: Array) -> Array:
-        out = self.empty((a.shape[0], b.shape[1]), a.dtype)
+        rows, columns = a.shape[0], b.shape[1]
+        out = self.empty((rows, columns), a.dtype)
 
-        def rows(first: int, last: int) -> None:
-            np.matmul(a[first:last], b, out=out[first:last])
+        def part(first: int, last: int) -> None:
+            if rows >= columns:
+                np.matmul(a[first:last], b, out=out[first:last])
+            else:
+                np.matmul(a, b[:, first:last], out=out[:, first:last])
 
-        self._over(a.shape[0], out.size * a.shape[1] / 32, rows)
+        self._over(max(rows, columns), out.size * a.shape[1] / 32, part)
         return out
 
     # ------------------------------------------------------------------ convolution
@@ -230,50 +240,63 @@ class NumbaBackend(NumpyBackend):
             lambda dconv, db, first: elementwise.masked_gradient(dy, opened, dconv, db, first, relu),
         )
 
-    def fuses_conv_pool(
-        self, x_shape: tuple[int, ...], w_shape: tuple[int, ...], pool_kernel: Pair, pool_stride: Pair
-    ) -> bool:
-        """Always: the unpooled map is never stored."""
-        return True
+    def fuses_conv_pool(self, w_shape: tuple[int, ...], conv_stride: Pair, pool_kernel: Pair) -> bool:
+        """Where the filters are small: there the memory the maps move costs more than the arithmetic added below."""
+        _, c, kh, kw = w_shape
+        return (
+            c * (kh + (pool_kernel[0] - 1) * conv_stride[0]) * (kw + (pool_kernel[1] - 1) * conv_stride[1])
+            <= FUSED_TAPS
+        )
 
     def conv2d_relu_max_pool(
         self, x: Array, w: Array, b: Array, stride: Pair, pads: Pads, pool_kernel: Pair, pool_stride: Pair
     ) -> tuple[Array, ConvPoolSaved]:
+        """Each entry (a, b) of the pooling window has its own filters, the given ones shifted by (a, b), which slide over
+        the image by the pooling's stride. One product gives all T = PKH*PKW candidates of each pooled entry, side by
+        side; their maximum is then taken entry by entry, in vector code.
+        """
         out = window_output(x.shape[2:], w.shape[2:], stride, pads)
-        shape = (x.shape[0], w.shape[0], *window_output(out, pool_kernel, pool_stride, (0, 0, 0, 0)))
+        shape = x.shape[0], w.shape[0], *window_output(out, pool_kernel, pool_stride, (0, 0, 0, 0))
         y, argmax = self.empty(shape, x.dtype), self.empty(shape, argmax_dtype(pool_kernel))
-        self._convolve(
-            x,
-            w,
-            out,
-            (*stride, pads[0], pads[2], 1, 1),
-            lambda conv, first: pooling.bias_relu_max_pool(conv, b, y, argmax, first, *pool_kernel, *pool_stride),
-        )
+        shifted = _shifted_filters(w, stride, pool_kernel)
+        flat = y.reshape(*shape[:2], -1), argmax.reshape(*shape[:2], -1)
+
+        def pool(conv: Array, first: int) -> None:
+            pooling.bias_relu_max_pool(conv.reshape(-1, shape[1], conv.shape[1], shape[2] * shape[3]), b, *flat, first)
+
+        self._convolve(x, shifted, shape[2:], _pooled_window(stride, pads, pool_stride), pool)
         return y, ConvPoolSaved(x, w, y, argmax, stride, pads, pool_kernel, pool_stride)
 
     def conv2d_relu_max_pool_backward(
         self, dy: Array, saved: ConvPoolSaved, need: Need = Need()
     ) -> tuple[Array | None, Array | None, Array | None]:
         x, w, y, argmax, stride, pads, pool_kernel, pool_stride = saved
-        return self._convolve_backward(
-            x,
-            w,
-            window_output(x.shape[2:], w.shape[2:], stride, pads),
-            (*stride, pads[0], pads[2], 1, 1),
-            need,
-            lambda dconv, db, first: pooling.unpool_relu(dy, y, argmax, dconv, db, first, pool_kernel[1], *pool_stride),
-        )
+        n, f = dy.shape[:2]
+        shifted = _shifted_filters(w, stride, pool_kernel)
+        flat = dy.reshape(n, f, -1), y.reshape(n, f, -1), argmax.reshape(n, f, -1)
+
+        def unpool(dconv: Array, db: Array, first: int) -> None:
+            pooling.unpool_relu(*flat, dconv.reshape(-1, f, dconv.shape[1], flat[0].shape[2]), db[:f], first)
+
+        window = _pooled_window(stride, pads, pool_stride)
+        dx, dshifted, db = self._convolve_backward(x, shifted, dy.shape[2:], window, need, unpool)
+        if dshifted is None or db is None:
+            return dx, None, None
+        dw = np.zeros_like(w)
+        for t, where in enumerate(_shifts(w, stride, pool_kernel)):
+            dw += dshifted[t * f : (t + 1) * f][where]
+        return dx, dw, db[:f]
 
     # ------------------------------------------------------------------ elementwise, loss, optimizers
 
     def relu(self, x: Array) -> Array:
         y = self.empty(x.shape, x.dtype)
-        self._over(x.size, x.size, elementwise.relu, x.reshape(-1), y.reshape(-1))
+        self._sliced(elementwise.relu, x.reshape(-1), y.reshape(-1))
         return y
 
     def relu_backward(self, dy: Array, y: Array) -> Array:
         dx = self.empty(dy.shape, dy.dtype)
-        self._over(dy.size, dy.size, elementwise.relu_backward, dy.reshape(-1), y.reshape(-1), dx.reshape(-1))
+        self._sliced(elementwise.relu_backward, dy.reshape(-1), y.reshape(-1), dx.reshape(-1))
         return dx
 
     def softmax_cross_entropy(self, logits: Array, labels: Array) -> tuple[Array, Array]:
@@ -282,22 +305,46 @@ class NumbaBackend(NumpyBackend):
         return loss, dlogits
 
     def sgd(self, p: Array, g: Array, hyper: Array) -> None:
-        self._over(p.size, p.size, elementwise.sgd, _line(p), _line(g), hyper)
+        self._sliced(elementwise.sgd, _line(p), _line(g), then=(hyper,))
 
     def momentum(self, p: Array, g: Array, v: Array, hyper: Array, momentum: float, nesterov: bool) -> None:
-        self._over(p.size, p.size, elementwise.momentum, _line(p), _line(g), _line(v), hyper, momentum, nesterov)
+        self._sliced(elementwise.momentum, _line(p), _line(g), _line(v), then=(hyper, momentum, nesterov))
 
     def adagrad(self, p: Array, g: Array, h: Array, hyper: Array, eps: float) -> None:
-        self._over(p.size, p.size, elementwise.adagrad, _line(p), _line(g), _line(h), hyper, eps)
+        self._sliced(elementwise.adagrad, _line(p), _line(g), _line(h), then=(hyper, eps))
 
     def rmsprop(self, p: Array, g: Array, h: Array, hyper: Array, rho: float, eps: float) -> None:
-        self._over(p.size, p.size, elementwise.rmsprop, _line(p), _line(g), _line(h), hyper, rho, eps)
+        self._sliced(elementwise.rmsprop, _line(p), _line(g), _line(h), then=(hyper, rho, eps))
 
     def adam(
         self, p: Array, g: Array, m: Array, v: Array, hyper: Array, beta1: float, beta2: float, eps: float
     ) -> None:
-        state = _line(m), _line(v)
-        self._over(p.size, p.size, elementwise.adam, _line(p), _line(g), *state, hyper, beta1, beta2, eps)
+        self._sliced(elementwise.adam, _line(p), _line(g), _line(m), _line(v), then=(hyper, beta1, beta2, eps))
+
+
+def _shifts(w: Array, stride: Pair, pool_kernel: Pair) -> list[tuple[slice, ...]]:
+    """Where w lies in the shifted filters of each entry of the pooling window."""
+    return [
+        np.s_[:, :, a * stride[0] : a * stride[0] + w.shape[2], b * stride[1] : b * stride[1] + w.shape[3]]
+        for a in range(pool_kernel[0])
+        for b in range(pool_kernel[1])
+    ]
+
+
+def _shifted_filters(w: Array, stride: Pair, pool_kernel: Pair) -> Array:
+    """w[F,C,KH,KW] -> [T*F, C, KH+(PKH-1)*SH, KW+(PKW-1)*SW], zero around."""
+    f, c, kh, kw = w.shape
+    shifts = _shifts(w, stride, pool_kernel)
+    size = kh + (pool_kernel[0] - 1) * stride[0], kw + (pool_kernel[1] - 1) * stride[1]
+    shifted = np.zeros((len(shifts) * f, c, *size), w.dtype)
+    for t, where in enumerate(shifts):
+        shifted[t * f : (t + 1) * f][where] = w
+    return shifted
+
+
+def _pooled_window(stride: Pair, pads: Pads, pool_stride: Pair) -> tuple[int, ...]:
+    """How the shifted filters slide: stride, top and left padding, dilation."""
+    return stride[0] * pool_stride[0], stride[1] * pool_stride[1], pads[0], pads[2], 1, 1
 
 
 def _block_size(taps: int, out: Pair, dtype: Any) -> int:
