@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from xconv.backend import Array, Backend, Need
@@ -92,7 +93,7 @@ class Graph:
         layers = [node.layer for node in run]
         if [type(layer) for layer in layers] != [Conv2D, ReLU, MaxPool2D]:
             return None
-        if any(b.source != a.id or readers[a.id] != 1 for a, b in zip(run, run[1:], strict=False)):
+        if any(b.source != a.id or readers[a.id] != 1 for a, b in pairwise(run)):
             return None
         conv, _, pool = layers
         assert isinstance(conv, Conv2D) and isinstance(pool, MaxPool2D)

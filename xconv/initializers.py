@@ -1,4 +1,4 @@
-"""First values of parameters, drawn on the host in float64 so that every backend and dtype starts from the same ones."""
+"""First values of parameters, drawn on the host in float64: every backend and dtype starts from the same ones."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Philox4x64-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) turns a key and a counter into
 random words, so a draw depends only on what it is for. The key is (seed, purpose); the counter's upper words are
-(index, node, step) and its lowest word counts the draws. A resumed run therefore draws what the unbroken run would have.
+(index, node, step) and its lowest word counts the draws. A resumed run so draws what the unbroken run would.
 """
 
 from __future__ import annotations

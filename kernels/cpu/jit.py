@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from numba import njit
@@ -49,10 +50,8 @@ def _forgive(cache: Any) -> None:
             return load(*args)
         except Exception as error:
             _warn(f"the cache cannot be read ({type(error).__name__}: {error})")
-            try:
+            with suppress(OSError):
                 cache.flush()
-            except OSError:
-                pass
             return None
 
     def save_overload(*args: Any) -> None:

@@ -7,7 +7,7 @@ from xconv.kernels.cpu.jit import jit
 
 @jit
 def max_pool(x, y, argmax, first, last, kh, kw, sh, sw, top, left):
-    """x[P,H,W] -> y[P,OH,OW] and argmax, ky * KW + kx. The first maximum wins, the first NaN too; padding never does."""
+    """x[P,H,W] -> y[P,OH,OW] and argmax, ky * KW + kx. The first maximum or NaN wins; padding never does."""
     _, h, w = x.shape
     _, oh, ow = y.shape
     for p in range(first, last):

@@ -24,6 +24,9 @@ class Need(NamedTuple):
     params: bool = True
 
 
+EVERYTHING = Need()
+
+
 class ConvSaved(NamedTuple):
     """What conv2d keeps for its backward pass; the columns are rebuilt there, since they are the bulk of the memory."""
 
@@ -183,7 +186,7 @@ class Backend:
         y += b
         return y
 
-    def dense_backward(self, dy: Array, x: Array, w: Array, need: Need = Need()) -> tuple[Array, Array, Array]:
+    def dense_backward(self, dy: Array, x: Array, w: Array, need: Need = EVERYTHING) -> tuple[Array, Array, Array]:
         """dy[N,O] -> dx[N,I] = dy w', dw[I,O] = x' dy, db[O] = sum of dy over the batch."""
         dx = self.matmul(dy, w.T) if need.x else None
         dw = self.matmul(x.T, dy) if need.params else None
@@ -214,7 +217,7 @@ class Backend:
         return y, ConvSaved(x, w, y if activation else None, stride, pads, dilation)
 
     def conv2d_backward(
-        self, dy: Array, saved: ConvSaved, need: Need = Need()
+        self, dy: Array, saved: ConvSaved, need: Need = EVERYTHING
     ) -> tuple[Array | None, Array | None, Array | None]:
         """dy[N,F,OH,OW] -> dx[N,C,H,W], dw[F,C,KH,KW], db[F]."""
         x, w, y, stride, pads, dilation = saved
@@ -235,7 +238,7 @@ class Backend:
     # ------------------------------------------------------------------ fusions
 
     def fuses_conv_pool(self, w_shape: tuple[int, ...], conv_stride: Pair, pool_kernel: Pair) -> bool:
-        """Whether this backend is faster with conv2d_relu_max_pool than with its three parts; a fixed rule on shapes."""
+        """Whether conv2d_relu_max_pool is faster here than its three parts; a fixed rule on shapes."""
         return False
 
     def conv2d_relu_max_pool(
@@ -247,7 +250,7 @@ class Backend:
         return y, ConvPoolSaved(x, w, y, argmax, stride, pads, pool_kernel, pool_stride)
 
     def conv2d_relu_max_pool_backward(
-        self, dy: Array, saved: ConvPoolSaved, need: Need = Need()
+        self, dy: Array, saved: ConvPoolSaved, need: Need = EVERYTHING
     ) -> tuple[Array | None, Array | None, Array | None]:
         """dy[N,F,PH,PW] -> dx, dw, db, as conv2d_backward."""
         x, w, y, argmax, stride, pads, pool_kernel, pool_stride = saved

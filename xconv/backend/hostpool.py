@@ -1,4 +1,4 @@
-"""Host memory reused from step to step: fresh pages cost a fault each, and a training step needs the same sizes again."""
+"""Host memory reused from step to step: fresh pages cost a fault each, and every step needs the same sizes again."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class HostPool:
             raw = np.empty(size + ALIGN, np.uint8)
             start = -raw.ctypes.data % ALIGN
             block = raw[start : start + size]
-        # The result and all views of it keep the lease alive; when the last one dies, so does it, and the block returns.
+        # The result and all views of it keep the lease alive; when the last dies, so does it, and the block returns.
         # The memoryview is needed: a view's base is the owner of its memory, found by looking through arrays alone.
         lease = block.view(_Lease)
         weakref.finalize(lease, self._give_back, block).atexit = False

@@ -1,7 +1,7 @@
 """The Numba backend: compiled kernels on a team of threads, each with its own blocks of images and its own BLAS calls.
 
-Convolution goes block by block, a few images at a time: their windows are gathered into columns that stay in cache, one
-matrix product gives all filters' maps, and the kernel that follows writes them out with bias and ReLU, or pooled already.
+Convolution goes block by block, a few images at a time: their windows are gathered into columns that stay in cache,
+one matrix product gives all filters' maps, and the kernel that follows writes them out with bias and ReLU, or pooled.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from xconv.backend.base import Array, ConvPoolSaved, ConvSaved, Need, argmax_dtype
+from xconv.backend.base import EVERYTHING, Array, ConvPoolSaved, ConvSaved, Need, argmax_dtype
 from xconv.backend.numpy_backend import NumpyBackend
 from xconv.backend.threads import OneBlasThread, Team, default_threads
 from xconv.kernels.cpu import columns, elementwise, pooling
@@ -62,8 +62,8 @@ class NumbaBackend(NumpyBackend):
     # ------------------------------------------------------------------ columns and pooling
 
     def im2col(self, x: Array, kernel: Pair, stride: Pair, pads: Pads, dilation: Pair = (1, 1)) -> Array:
-        n, c, h, w = x.shape
-        oh, ow = window_output((h, w), kernel, stride, pads, dilation)
+        n, c = x.shape[:2]
+        oh, ow = window_output(x.shape[2:], kernel, stride, pads, dilation)
         col = self.empty((n, oh, ow, c, *kernel), x.dtype)
         window = (*kernel, *stride, pads[0], pads[2], *dilation)
         self._over(n, col.size, lambda first, last: columns.im2col(x, col, first, last, *window))
@@ -72,8 +72,8 @@ class NumbaBackend(NumpyBackend):
     def col2im(
         self, col: Array, x_shape: tuple[int, ...], kernel: Pair, stride: Pair, pads: Pads, dilation: Pair = (1, 1)
     ) -> Array:
-        n, c, h, w = x_shape
-        oh, ow = window_output((h, w), kernel, stride, pads, dilation)
+        n, c = x_shape[:2]
+        oh, ow = window_output(x_shape[2:], kernel, stride, pads, dilation)
         col = col.reshape(n, oh, ow, c, *kernel)
         x = self.empty(x_shape, col.dtype)
         window = (*kernel, *stride, pads[0], pads[2], *dilation)
@@ -226,7 +226,7 @@ class NumbaBackend(NumpyBackend):
         return y, ConvSaved(x, w, y if activation else None, stride, pads, dilation)
 
     def conv2d_backward(
-        self, dy: Array, saved: ConvSaved, need: Need = Need()
+        self, dy: Array, saved: ConvSaved, need: Need = EVERYTHING
     ) -> tuple[Array | None, Array | None, Array | None]:
         x, w, y, stride, pads, dilation = saved
         relu = y is not None
@@ -251,9 +251,9 @@ class NumbaBackend(NumpyBackend):
     def conv2d_relu_max_pool(
         self, x: Array, w: Array, b: Array, stride: Pair, pads: Pads, pool_kernel: Pair, pool_stride: Pair
     ) -> tuple[Array, ConvPoolSaved]:
-        """Each entry (a, b) of the pooling window has its own filters, the given ones shifted by (a, b), which slide over
-        the image by the pooling's stride. One product gives all T = PKH*PKW candidates of each pooled entry, side by
-        side; their maximum is then taken entry by entry, in vector code.
+        """Each entry (a, b) of the pooling window has its own filters, the given ones shifted by (a, b), which slide
+        over the image by the pooling's stride. One product gives all T = PKH*PKW candidates of each pooled entry, side
+        by side; their maximum is then taken entry by entry, in vector code.
         """
         out = window_output(x.shape[2:], w.shape[2:], stride, pads)
         shape = x.shape[0], w.shape[0], *window_output(out, pool_kernel, pool_stride, (0, 0, 0, 0))
@@ -268,7 +268,7 @@ class NumbaBackend(NumpyBackend):
         return y, ConvPoolSaved(x, w, y, argmax, stride, pads, pool_kernel, pool_stride)
 
     def conv2d_relu_max_pool_backward(
-        self, dy: Array, saved: ConvPoolSaved, need: Need = Need()
+        self, dy: Array, saved: ConvPoolSaved, need: Need = EVERYTHING
     ) -> tuple[Array | None, Array | None, Array | None]:
         x, w, y, argmax, stride, pads, pool_kernel, pool_stride = saved
         n, f = dy.shape[:2]

@@ -1,7 +1,7 @@
 """The book's layers: they are given their weights, keep what backward needs, and hold their gradients as dW and db.
 
-Each is a thin dress over the same backend operations as xconv's own layers. Where no backend is named it is the one that
-owns the arrays: $XCONV_BACKEND or the best usable one for NumPy arrays, CuPy for CuPy's.
+Each is a thin dress over the same backend operations as xconv's own layers. Where no backend is named it is the one
+that owns the arrays: $XCONV_BACKEND or the best usable one for NumPy arrays, CuPy for CuPy's.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ class SimpleConvNet(Model):
         )  # fmt: skip
 
     def numerical_gradient(self, x: Any, t: Any, h: float = 1e-4) -> dict[str, np.ndarray]:
-        """(loss(p + h) - loss(p - h)) / 2h for every single parameter: for checks in float64, and slow as the book's."""
+        """(loss(p + h) - loss(p - h)) / 2h for every parameter: for checks in float64, and slow as the book's."""
         grads = {}
         for name, start in self.params.to_numpy().items():
             grads[name] = np.empty(start.shape, start.dtype)
@@ -87,7 +87,7 @@ class SimpleConvNet(Model):
         return grads
 
     def save_params(self, file_name: str | Path = "params.safetensors") -> None:
-        """Write the parameters to one safetensors file; a name ending in .pkl gets that suffix instead, with a warning."""
+        """Write the parameters to one safetensors file; a name in .pkl gets that suffix instead, with a warning."""
         self.save(_no_pickle(file_name))
 
     def load_params(self, file_name: str | Path = "params.safetensors") -> None:
