@@ -116,11 +116,21 @@ class Model:
     def _here(self, x: np.ndarray) -> Array:
         return self.backend.asarray(x, self.dtype)
 
+    def _images(self, x: Any, what: str, *, empty_ok: bool = False) -> np.ndarray:
+        return checks.images(self._on_host(x), self.input_shape, what, empty_ok=empty_ok)
+
+    def _labels(self, t: Any, n: int, what: str) -> np.ndarray:
+        return checks.labels(self._on_host(t), n, self.classes, what)
+
+    def _on_host(self, a: Any) -> Any:
+        """Arrays of this model's own backend come to the host, where all input is checked."""
+        return self.backend.to_numpy(a) if isinstance(a, self.backend.array_type) else a
+
     # ------------------------------------------------------------------ asking
 
     def predict(self, x: Any, batch_size: int = 250) -> np.ndarray:
         """Logits float[N,K] as a NumPy array, for x[N, *input_shape]; computed `batch_size` examples at a time."""
-        x = checks.images(x, self.input_shape, "predict: x", empty_ok=True)
+        x = self._images(x, "predict: x", empty_ok=True)
         out = np.empty((x.shape[0], *self.graph.output_shape), self.dtype)
         for start, batch in self._batches(x, batch_size):
             out[start : start + len(batch)] = self.backend.to_numpy(batch)
@@ -136,8 +146,8 @@ class Model:
 
     def evaluate(self, x: Any, t: Any, batch_size: int = 250) -> tuple[float, float]:
         """(mean loss, accuracy as a fraction) over x[N, *input_shape] and labels t, in bounded memory."""
-        x = checks.images(x, self.input_shape, "evaluate: x")
-        t = checks.labels(t, x.shape[0], self.classes, "evaluate: t")
+        x = self._images(x, "evaluate: x")
+        t = self._labels(t, len(x), "evaluate: t")
         loss, correct = 0.0, 0
         for start, logits in self._batches(x, batch_size):
             labels = self.backend.asarray(t[start : start + len(logits)])
@@ -166,8 +176,8 @@ class Model:
         return self._public(grads)
 
     def _checked(self, x: Any, t: Any, what: str) -> tuple[Array, Array]:
-        x = checks.images(x, self.input_shape, f"{what}: x")
-        t = checks.labels(t, x.shape[0], self.classes, f"{what}: t")
+        x = self._images(x, f"{what}: x")
+        t = self._labels(t, len(x), f"{what}: t")
         return self._here(x), self.backend.asarray(t)
 
     # ------------------------------------------------------------------ training
@@ -223,11 +233,11 @@ class Model:
         epochs, batch_size = positive(epochs, "epochs"), positive(batch_size, "batch_size")
         if not isinstance(optimizer, Optimizer):
             raise ConfigError(f"fit: expected an xconv optimizer. Received: {described(optimizer)}")
-        x = checks.images(x, self.input_shape, "fit: x")
-        t = checks.labels(t, x.shape[0], self.classes, "fit: t")
+        x = self._images(x, "fit: x")
+        t = self._labels(t, len(x), "fit: t")
         if validation is not None:
-            vx = checks.images(validation[0], self.input_shape, "fit: validation x")
-            validation = vx, checks.labels(validation[1], vx.shape[0], self.classes, "fit: validation t")
+            vx = self._images(validation[0], "fit: validation x")
+            validation = vx, self._labels(validation[1], len(vx), "fit: validation t")
         self.history = history = History()
         history.compile_seconds = self.warm_up(optimizer)
         with _watched([history, *callbacks]) as watchers:

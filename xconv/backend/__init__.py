@@ -25,7 +25,7 @@ NAMES = tuple(_CLASSES)  # best first: the order in which "auto" tries them
 
 _made: dict[str, Backend] = {}
 _lock = threading.RLock()
-_announced = False
+_chosen: Backend | None = None  # by "auto", once in a process
 
 
 @dataclass(frozen=True)
@@ -87,19 +87,20 @@ def get_backend(name: str | Backend | None = None) -> Backend:
 
 
 def _best() -> Backend:
-    global _announced
+    global _chosen
+    if _chosen is not None:
+        return _chosen
     skipped = []
     for name in NAMES:
         try:
             backend = _make(name)
         except Exception as error:
-            skipped.append(f"{name}: {error}".split("\n", 1)[0].rstrip("."))
+            reason = getattr(error, "reason", None) or f"{type(error).__name__}: {error}"
+            skipped.append(f"no {name}: {reason}".split("\n", 1)[0].rstrip("."))
             continue
-        if not _announced:
-            why = "; ".join(skipped) if skipped else "the fastest there is"
-            device = backend.describe().get("device", "")
-            print(f"xconv: backend 'auto' chose {name} on {device} ({why})", file=sys.stderr)
-            _announced = True
+        why = "; ".join(skipped) if skipped else "the fastest there is"
+        print(f"xconv: backend 'auto' chose {name} on {backend.describe().get('device')} ({why})", file=sys.stderr)
+        _chosen = backend
         return backend
     raise BackendError("no backend is usable: " + "; ".join(skipped))
 

@@ -76,7 +76,7 @@ class Backend:
     def synchronize(self) -> None:
         """Wait until all that was asked for is done."""
 
-    def running(self) -> AbstractContextManager[None]:
+    def running(self) -> AbstractContextManager[Any]:
         """Entered around each step and prediction, for settings that must hold while kernels run."""
         return nullcontext()
 

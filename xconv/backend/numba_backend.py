@@ -6,8 +6,8 @@ one matrix product gives all filters' maps, and the kernel that follows writes t
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numba
@@ -33,9 +33,11 @@ class NumbaBackend(NumpyBackend):
         self.team = Team(default_threads())
         self._one_blas_thread = OneBlasThread()
 
-    def running(self) -> AbstractContextManager[None]:
-        """BLAS with one thread: ours run side by side."""
-        return self._one_blas_thread()
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """BLAS with one thread, because ours run side by side, and none of NumPy's warnings."""
+        with super().running(), self._one_blas_thread():
+            yield
 
     def describe(self) -> dict[str, Any]:
         """Device, versions, threads and the BLAS kernels in use."""
@@ -92,7 +94,7 @@ class NumbaBackend(NumpyBackend):
     def max_pool_backward(
         self, dy: Array, argmax: Array, x_shape: tuple[int, ...], kernel: Pair, stride: Pair, pads: Pads
     ) -> Array:
-        n, c, h, w = x_shape
+        n, c = x_shape[:2]
         dx = self.empty(x_shape, dy.dtype)
         planes = [a.reshape(n * c, *a.shape[2:]) for a in (dy, argmax, dx)]
         window = (kernel[1], *stride, pads[0], pads[2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,10 @@ class NumpyBackend(Backend):
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """Memory reused from results that nobody holds any more; its content is undefined."""
         return self.pool.empty(shape, dtype)
+
+    def running(self) -> AbstractContextManager[Any]:
+        """No warnings of NumPy's for overflow and NaN: training reports a loss that is not finite by itself."""
+        return np.errstate(all="ignore")
 
     def describe(self) -> dict[str, Any]:
         """Device, versions, threads and the BLAS kernels in use."""

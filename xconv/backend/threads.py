@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import Any
 
+import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from xconv.errors import ConfigError
@@ -50,9 +51,9 @@ class Team:
                 self._started += 1
 
     def _work(self) -> None:
-        while True:
-            # Not held while waiting for the next task, so that the memory of the last one's arrays can be reused.
-            self._do(*self._tasks.get())
+        with np.errstate(all="ignore"):  # of this thread; the callers' is set by Backend.running
+            while True:
+                self._do(*self._tasks.get())
 
     @staticmethod
     def _do(function: Callable[..., Any], arguments: tuple[Any, ...], results: list[Any], i: int, done: Any) -> None:

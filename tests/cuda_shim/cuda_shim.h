@@ -1,0 +1,144 @@
+// CUDA C++ on the CPU, for tests: enough of the language for this project's kernels, compiled by g++.
+//
+// A block's threads run one after another. Where the source uses __syncthreads (SHIM_FIBERS is defined then) each
+// thread is a fiber with a stack of its own, and all of them stop at each barrier before any goes on. A barrier that
+// only some threads reach is an error, as it is undefined on a device.
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <string>
+#include <type_traits>
+#include <utility>
+#ifdef SHIM_FIBERS
+#include <ucontext.h>
+#include <vector>
+#endif
+
+#define __global__
+#define __device__
+#define __host__
+#define __shared__ static  // one block runs at a time
+
+using std::exp, std::log, std::pow, std::sqrt;
+
+struct dim3 {
+    unsigned x, y, z;
+};
+static dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+inline float __int_as_float(int bits) { float x; std::memcpy(&x, &bits, sizeof x); return x; }
+inline double __longlong_as_double(long long bits) { double x; std::memcpy(&x, &bits, sizeof x); return x; }
+
+namespace shim {
+
+// numpy's code for a parameter: "*f4" for const float*, "=f4" for float*, "i8", "f8", and "V112" for a struct.
+template <typename A> std::string code()
+{
+    if constexpr (std::is_pointer_v<A>) {
+        using P = std::remove_pointer_t<A>;
+        return (std::is_const_v<P> ? "*" : "=") + code<std::remove_const_t<P>>();
+    } else {
+        const char* kind = std::is_floating_point_v<A> ? "f" : std::is_class_v<A> ? "V" : std::is_signed_v<A> ? "i" : "u";
+        return kind + std::to_string(sizeof(A));
+    }
+}
+
+template <typename... A> const char* signature(void (*)(A...))
+{
+    static std::string text;
+    if (text.empty()) ((text += code<A>() + " "), ...);
+    return text.c_str();
+}
+
+template <typename F> void each_thread(F run)
+{
+    for (unsigned z = 0; z < blockDim.z; ++z)
+        for (unsigned y = 0; y < blockDim.y; ++y)
+            for (unsigned x = 0; x < blockDim.x; ++x) run(dim3{x, y, z});
+}
+
+#ifdef SHIM_FIBERS
+struct Fiber {
+    ucontext_t context;
+    std::vector<char> stack = std::vector<char>(32768);
+    dim3 thread;
+    bool done;
+};
+static ucontext_t scheduler;
+static std::vector<Fiber> fibers;
+static Fiber* running;
+static void (*body)(void*);
+static void* argument;
+
+inline void start()
+{
+    body(argument);
+    running->done = true;
+}
+
+// 0 when every thread ended, 1 when some ended while others waited at a barrier.
+template <typename F> int block(F run)
+{
+    body = [](void* f) { (*static_cast<F*>(f))(); };
+    argument = &run;
+    const size_t count = size_t(blockDim.x) * blockDim.y * blockDim.z;
+    if (fibers.size() < count) fibers.resize(count);
+    size_t i = 0;
+    each_thread([&](dim3 thread) {
+        Fiber& fiber = fibers[i++];
+        getcontext(&fiber.context);
+        fiber.context.uc_stack.ss_sp = fiber.stack.data();
+        fiber.context.uc_stack.ss_size = fiber.stack.size();
+        fiber.context.uc_link = &scheduler;
+        fiber.thread = thread;
+        fiber.done = false;
+        makecontext(&fiber.context, start, 0);
+    });
+    for (;;) {
+        size_t ended = 0;
+        for (i = 0; i < count; ++i) {
+            running = &fibers[i];
+            threadIdx = running->thread;
+            swapcontext(&scheduler, &running->context);
+            ended += running->done;
+        }
+        if (ended == count) return 0;
+        if (ended) return 1;
+    }
+}
+#else
+template <typename F> int block(F run)
+{
+    each_thread([&](dim3 thread) {
+        threadIdx = thread;
+        run();
+    });
+    return 0;
+}
+#endif
+
+template <typename... A, size_t... I>
+int launch(void (*kernel)(A...), const unsigned* dims, void** args, std::index_sequence<I...>)
+{
+    gridDim = {dims[0], dims[1], dims[2]};
+    blockDim = {dims[3], dims[4], dims[5]};
+    for (unsigned z = 0; z < gridDim.z; ++z)
+        for (unsigned y = 0; y < gridDim.y; ++y)
+            for (unsigned x = 0; x < gridDim.x; ++x) {
+                blockIdx = {x, y, z};
+                if (block([&] { kernel(*static_cast<A*>(args[I])...); })) return 1;
+            }
+    return 0;
+}
+
+}  // namespace shim
+
+#ifdef SHIM_FIBERS
+inline void __syncthreads() { swapcontext(&shim::running->context, &shim::scheduler); threadIdx = shim::running->thread; }
+#endif
+
+template <typename... A> int shim_launch(void (*kernel)(A...), const unsigned* dims, void** args)
+{
+    return shim::launch(kernel, dims, args, std::index_sequence_for<A...>());
+}

@@ -1,0 +1,82 @@
+"""Why CuPy can or cannot run here: each cause told apart, with the line that mends it."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from xconv.errors import BackendError
+
+_NO_DEVICE, _DRIVER_TOO_OLD = 100, 35  # cudaErrorNoDevice, cudaErrorInsufficientDriver
+INSTALL = 'pip install "xconv[cuda13]"'
+
+
+def refuse(reason: str, fix: str, version: str | None = None, cause: BaseException | None = None) -> NoReturn:
+    """BackendError in one line: the reason, and what to do."""
+    reason = " ".join(reason.split())
+    if len(reason) > 300:
+        reason = reason[:297] + "..."
+    message = f"backend 'cupy' cannot run here: {reason}; {fix}"
+    raise BackendError(message, reason=reason, fix=fix, version=version) from cause
+
+
+def usable_cupy() -> Any:
+    """The module cupy, once driver, device, compiler and headers have proved to be there."""
+    try:
+        import cupy
+    except ModuleNotFoundError as error:
+        if error.name != "cupy":
+            refuse(f"CuPy needs {error.name}, which is not installed", INSTALL, cause=error)
+        refuse("CuPy is not installed", f"{INSTALL} (or xconv[cuda12] for a CUDA 12 driver)", cause=error)
+    except ImportError as error:
+        lines = [line.strip("= ") for line in str(error).splitlines()]
+        why = " ".join(line for line in lines if line)
+        refuse(f"CuPy cannot be imported: {why}", f"pip install --force-reinstall {INSTALL.split()[-1]}", cause=error)
+    version = f"cupy {cupy.__version__}"
+    _check_driver(cupy, version)
+    _check_compiler(cupy, version)
+    return cupy
+
+
+def _check_driver(cupy: Any, version: str) -> None:
+    runtime = cupy.cuda.runtime
+    driver, built_for = runtime.driverGetVersion(), runtime.runtimeGetVersion()
+    if driver == 0:
+        refuse(
+            "there is no NVIDIA driver",
+            "install one from https://www.nvidia.com/drivers (in a container: start it with --gpus all); "
+            "`nvidia-smi` must list a GPU",
+            version,
+        )
+    old = f"the NVIDIA driver is for CUDA {driver // 1000}.{driver % 1000 // 10}"
+    update = f'update the driver, or pip install "xconv[cuda{driver // 1000}]" in place of cuda{built_for // 1000}'
+    if driver // 1000 < built_for // 1000:
+        refuse(f"{old}, and this CuPy needs CUDA {built_for // 1000}", update, version)
+    fix = "check CUDA_VISIBLE_DEVICES; `nvidia-smi` must list a GPU"
+    try:
+        devices = runtime.getDeviceCount()
+    except runtime.CUDARuntimeError as error:
+        status = getattr(error, "status", None)
+        if status == _DRIVER_TOO_OLD:
+            refuse(f"{old}, which is too old for this CuPy", update, version, error)
+        if status != _NO_DEVICE:
+            refuse(f"CUDA does not start: {error}", fix, version, error)
+        devices = 0
+    if devices == 0:
+        refuse("there is no CUDA device", fix, version)
+
+
+def _check_compiler(cupy: Any, version: str) -> None:
+    """NVRTC answers, and one elementwise kernel compiles and gives the right result."""
+    toolkit = f'pip install "cupy-cuda{cupy.cuda.runtime.runtimeGetVersion() // 1000}x[ctk]"'
+    try:
+        cupy.cuda.nvrtc.getVersion()
+    except Exception as error:
+        refuse("NVRTC, CUDA's compiler library, was not found", toolkit, version, error)
+    try:
+        got = float((cupy.arange(3, dtype="float32") * 2.0)[2:].get()[0])
+    except Exception as error:
+        if "CUDA headers" in str(error):
+            refuse("the CUDA headers were not found", toolkit, version, error)
+        refuse(f"the first kernel failed: {type(error).__name__}: {error}", toolkit, version, error)
+    if got != 4.0:
+        refuse(f"the first kernel gave {got:g} instead of 4", "check the device with `nvidia-smi`", version)

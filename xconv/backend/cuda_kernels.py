@@ -1,0 +1,71 @@
+"""Launching the CUDA kernels of xconv.kernels.cuda, compiled on first use, and the structs that they take."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from xconv.errors import BackendError
+from xconv.kernels import cuda
+from xconv.shapes import Pads, Pair
+
+BLOCK = 256  # threads in a block
+MOST_BLOCKS = 1 << 16  # kernels loop over what is left
+
+_SIZES = ("n", "c", "h", "w", "oh", "ow", "kh", "kw", "sy", "sx", "top", "left")
+WINDOW = np.dtype([(name, np.int64) for name in (*_SIZES, "dy", "dx", "by_place", "by_tap")])  # in columns.cu
+POOL = np.dtype([(name, np.int64) for name in (*_SIZES, "image", "channel")])  # in pool.cu
+
+
+class Kernels:
+    """The kernels by name. A grid is sized by shapes alone, so that sums never change their order."""
+
+    def __init__(self, cupy: Any) -> None:
+        self._cupy = cupy
+        self._modules: dict[str, Any] = {}
+        self._functions: dict[str, Any] = {}
+        self._pid = os.getpid()
+
+    def check_process(self) -> None:
+        """BackendError in a forked child, where every CUDA call would fail."""
+        if os.getpid() != self._pid:
+            raise BackendError(
+                "backend 'cupy': CUDA does not survive a fork; start worker processes with "
+                'multiprocessing.get_context("spawn")'
+            )
+
+    def each(self, file: str, kernel: str, size: int, *args: Any) -> None:
+        """One thread for each of `size` entries, up to MOST_BLOCKS blocks; kernels loop over the rest."""
+        self.blocks(file, kernel, (min(-(-size // BLOCK), MOST_BLOCKS),), (BLOCK,), *args)
+
+    def blocks(self, file: str, kernel: str, grid: tuple[int, ...], block: tuple[int, ...], *args: Any) -> None:
+        """Launch on CuPy's current stream. Sizes are Python ints (long long), settings floats (double)."""
+        self.check_process()
+        if 0 in grid:  # nothing to do, and CUDA refuses an empty grid
+            return
+        if kernel not in self._functions:
+            if file not in self._modules:
+                self._modules[file] = self._cupy.RawModule(code=cuda.source(file), options=("-std=c++17",))
+            self._functions[kernel] = self._modules[file].get_function(kernel)
+        self._functions[kernel](grid, block, args)
+
+
+def window(
+    x_shape: tuple[int, ...], out: Pair, kernel: Pair, stride: Pair, pads: Pads, dilation: Pair, strides: Pair
+) -> np.ndarray:
+    """The struct Window; `strides` are those of col by place and by tap."""
+    return np.array((*x_shape, *out, *kernel, *stride, pads[0], pads[2], *dilation, *strides), WINDOW)
+
+
+def pool(x_shape: tuple[int, ...], out: Pair, kernel: Pair, stride: Pair, pads: Pads) -> np.ndarray:
+    """The struct Pool for maps [N,C,H,W]."""
+    _, c, h, w = x_shape
+    return np.array((*x_shape, *out, *kernel, *stride, pads[0], pads[2], c * h * w, h * w), POOL)
+
+
+def pool_of_product(x_shape: tuple[int, ...], out: Pair, kernel: Pair, stride: Pair) -> np.ndarray:
+    """The struct Pool for maps of shape [N,C,H,W] that lie as [C,N,H,W], without padding."""
+    n, _, h, w = x_shape
+    return np.array((*x_shape, *out, *kernel, *stride, 0, 0, h * w, n * h * w), POOL)

@@ -1,0 +1,410 @@
+"""The CuPy backend: our CUDA kernels and cuBLAS on one NVIDIA device.
+
+Nothing in an operation waits for the device, moves data to or from the host, or rebinds a parameter: a whole training
+step can be recorded in a CUDA graph and replayed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from xconv.backend.base import EVERYTHING, Array, Backend, ConvPoolSaved, ConvSaved, Need, argmax_dtype
+from xconv.backend.cublas import Cublas
+from xconv.backend.cuda import usable_cupy
+from xconv.backend.cuda_kernels import BLOCK, MOST_BLOCKS, Kernels, pool, pool_of_product, window
+from xconv.errors import BackendError, DTypeError, described
+from xconv.shapes import Pads, Pair, same_shape, window_output
+
+COLUMNS_BYTES = 1 << 30  # a convolution whose columns are larger goes through its batch in parts
+ROW_PART = 8192  # entries that one block sums, up to MOST_PARTS blocks a row
+MOST_PARTS = 64
+
+_SUFFIX = {"f": "f32", "d": "f64"}
+
+
+class CupyBackend(Backend):
+    """NVIDIA GPUs. Raises BackendError, with reason and fix, where it cannot run."""
+
+    name = "cupy"
+
+    def __init__(self) -> None:
+        self.xp = usable_cupy()
+        self.array_type = self.xp.ndarray
+        self._cublas = Cublas(self.xp)
+        self._kernels = Kernels(self.xp)
+
+    # ------------------------------------------------------------------ arrays and transfers
+
+    def asarray(self, a: Any, dtype: Any = None) -> Array:
+        """`a` on the device, C-contiguous, in native byte order: the one place where host data comes in."""
+        self._kernels.check_process()
+        if not hasattr(a, "__cuda_array_interface__"):
+            a = super().asarray(a, dtype)
+            if a.dtype.kind not in "biufc":
+                raise DTypeError(f"asarray: expected numbers. Received: {described(a)}")
+        return self.xp.ascontiguousarray(self.xp.asarray(a), dtype)
+
+    def to_numpy(self, a: Array) -> np.ndarray:
+        """`a` on the host, once the device has computed it."""
+        return np.asarray(a) if isinstance(a, np.ndarray) else a.get()
+
+    def synchronize(self) -> None:
+        """Wait for everything on the device."""
+        self.xp.cuda.Device().synchronize()
+
+    def describe(self) -> dict[str, Any]:
+        """Device, its memory and compute capability, versions of CuPy, CUDA, driver and cuBLAS."""
+        runtime = self.xp.cuda.runtime
+        device = self.xp.cuda.get_device_id()
+        about = runtime.getDeviceProperties(device)
+        return {
+            "backend": self.name,
+            "device": about["name"].decode(),
+            "version": f"cupy {self.xp.__version__}",
+            "memory": about["totalGlobalMem"],
+            "compute_capability": f"{about['major']}.{about['minor']}",
+            "cuda": _dotted(runtime.runtimeGetVersion()),
+            "driver": _dotted(runtime.driverGetVersion()),
+            "cublas": self._cublas.version(),
+            "precision": "float32 without TF32",
+        }
+
+    # ------------------------------------------------------------------ columns
+
+    def im2col(self, x: Array, kernel: Pair, stride: Pair, pads: Pads, dilation: Pair = (1, 1)) -> Array:
+        self._suffix("im2col", x)
+        n, c, h, w = x.shape
+        oh, ow = window_output((h, w), kernel, stride, pads, dilation)
+        places, taps = n * oh * ow, c * kernel[0] * kernel[1]
+        col = self.empty((places, taps), x.dtype)
+        self._columns("im2col", x, col, x.shape, kernel, stride, pads, dilation, (taps, 1))
+        return col
+
+    def col2im(
+        self, col: Array, x_shape: tuple[int, ...], kernel: Pair, stride: Pair, pads: Pads, dilation: Pair = (1, 1)
+    ) -> Array:
+        self._suffix("col2im", col)
+        n, c, h, w = x_shape
+        oh, ow = window_output((h, w), kernel, stride, pads, dilation)
+        places, taps = n * oh * ow, c * kernel[0] * kernel[1]
+        same_shape(col.shape, (places, taps), "col2im: col")
+        x = self.empty(x_shape, col.dtype)
+        self._columns("col2im", col, x, x_shape, kernel, stride, pads, dilation, (taps, 1))
+        return x
+
+    def _columns(
+        self, name: str, source: Array, out: Array, x_shape: tuple[int, ...],
+        kernel: Pair, stride: Pair, pads: Pads, dilation: Pair, strides: Pair,
+    ) -> None:  # fmt: skip
+        """im2col or col2im, with col(place, tap) at the given strides."""
+        oh, ow = window_output(x_shape[2:], kernel, stride, pads, dilation)
+        about = window(x_shape, (oh, ow), kernel, stride, pads, dilation, strides)
+        n, c, h, w = x_shape
+        size = n * oh * ow * c if name == "im2col" else n * c * h * w
+        suffix = _SUFFIX[out.dtype.char]
+        self._kernels.each("columns", f"{name}_{suffix}", size, self._flat(source), out, about)
+
+    # ------------------------------------------------------------------ pooling
+
+    def max_pool(self, x: Array, kernel: Pair, stride: Pair, pads: Pads) -> tuple[Array, Array]:
+        self._suffix("max_pool", x)
+        oh, ow = window_output(x.shape[2:], kernel, stride, pads)
+        y = self.empty((*x.shape[:2], oh, ow), x.dtype)
+        argmax = self.empty(y.shape, argmax_dtype(kernel))
+        about = pool(x.shape, (oh, ow), kernel, stride, pads)
+        name = "max_pool" + _argmax_suffix(y, argmax)
+        self._kernels.each("pool", name, y.size, self._flat(x), None, y, argmax, about)
+        return y, argmax
+
+    def max_pool_backward(
+        self, dy: Array, argmax: Array, x_shape: tuple[int, ...], kernel: Pair, stride: Pair, pads: Pads
+    ) -> Array:
+        dx = self.empty(x_shape, dy.dtype)
+        about = pool(x_shape, window_output(x_shape[2:], kernel, stride, pads), kernel, stride, pads)
+        self._unpool(dy, None, argmax, dx, about)
+        return dx
+
+    def _unpool(self, dy: Array, y: Array | None, argmax: Array, dx: Array, about: np.ndarray) -> None:
+        self._suffix("max_pool_backward", dy)
+        pooled = tuple(int(about[f]) for f in ("n", "c", "oh", "ow"))
+        same_shape(dy.shape, pooled, "max_pool_backward: dy")
+        same_shape(argmax.shape, pooled, "max_pool_backward: argmax")
+        name = "max_pool_backward" + _argmax_suffix(dy, argmax)
+        self._kernels.each("pool", name, dx.size, self._flat(dy), y, self._flat(argmax), dx, about)
+
+    def avg_pool(self, x: Array, kernel: Pair, stride: Pair, pads: Pads) -> Array:
+        suffix = self._suffix("avg_pool", x)
+        oh, ow = window_output(x.shape[2:], kernel, stride, pads)
+        y = self.empty((*x.shape[:2], oh, ow), x.dtype)
+        about = pool(x.shape, (oh, ow), kernel, stride, pads)
+        self._kernels.each("pool", f"avg_pool_{suffix}", y.size, self._flat(x), y, about)
+        return y
+
+    def avg_pool_backward(self, dy: Array, x_shape: tuple[int, ...], kernel: Pair, stride: Pair, pads: Pads) -> Array:
+        suffix = self._suffix("avg_pool_backward", dy)
+        oh, ow = window_output(x_shape[2:], kernel, stride, pads)
+        same_shape(dy.shape, (*x_shape[:2], oh, ow), "avg_pool_backward: dy")
+        dx = self.empty(x_shape, dy.dtype)
+        about = pool(x_shape, (oh, ow), kernel, stride, pads)
+        self._kernels.each("pool", f"avg_pool_backward_{suffix}", dx.size, self._flat(dy), dx, about)
+        return dx
+
+    # ------------------------------------------------------------------ products
+
+    def matmul(self, a: Array, b: Array) -> Array:
+        """See Backend.matmul; by cuBLAS, transposed views without a copy."""
+        self._suffix("matmul", a, b)
+        out = self.empty((a.shape[0], b.shape[1]), a.dtype)
+        self._cublas.gemm(a, b, out)
+        return out
+
+    def dense(self, x: Array, w: Array, b: Array) -> Array:
+        suffix = self._suffix("dense", x, w, b)
+        same_shape(b.shape, w.shape[1:], "dense: b")
+        y = self.matmul(x, w)
+        self._kernels.each("elementwise", f"add_bias_{suffix}", y.size, y, self._flat(b), *y.shape)
+        return y
+
+    def dense_backward(self, dy: Array, x: Array, w: Array, need: Need = EVERYTHING) -> tuple[Array, Array, Array]:
+        suffix = self._suffix("dense_backward", dy, x, w)
+        dx = self.matmul(dy, w.T) if need.x else None
+        if not need.params:
+            return dx, None, None
+        n, o = dy.shape
+        db = self.empty((o,), dy.dtype)
+        blocks = (-(-o // 32),)  # column_sums takes 32 columns a block, by 8 lanes
+        self._kernels.blocks("reduce", f"column_sums_{suffix}", blocks, (32, 8), self._flat(dy), db, n, o)
+        return dx, self.matmul(x.T, dy), db
+
+    # ------------------------------------------------------------------ convolution
+    # The columns are kept transposed, [C*KH*KW, N*OH*OW]: reading and writing them then runs along memory.
+
+    def conv2d(
+        self,
+        x: Array,
+        w: Array,
+        b: Array,
+        stride: Pair,
+        pads: Pads,
+        dilation: Pair = (1, 1),
+        activation: str | None = None,
+    ) -> tuple[Array, ConvSaved]:
+        """See Backend.conv2d. Bias and ReLU ride along when the product is put in order."""
+        suffix = self._suffix("conv2d", x, w, b)
+        x, w, b, f = self._flat(x), self._flat(w), self._flat(b), w.shape[0]
+        same_shape(b.shape, (f,), "conv2d: b")
+        oh, ow = window_output(x.shape[2:], w.shape[2:], stride, pads, dilation)
+        y = self.empty((x.shape[0], f, oh, ow), x.dtype)
+        for part in self._parts(x, w, oh * ow):
+            product, out = self._conv_product(x[part], w, stride, pads, dilation), y[part]
+            sizes = (out.shape[0], f, oh * ow, int(activation == "relu"))
+            self._kernels.each("elementwise", f"product_to_maps_{suffix}", out.size, product, b, out, *sizes)
+        return y, ConvSaved(x, w, y if activation else None, stride, pads, dilation)
+
+    def conv2d_backward(
+        self, dy: Array, saved: ConvSaved, need: Need = EVERYTHING
+    ) -> tuple[Array | None, Array | None, Array | None]:
+        suffix = self._suffix("conv2d_backward", dy, saved.x, saved.w)
+        n, f = saved.x.shape[0], saved.w.shape[0]
+        oh, ow = window_output(saved.x.shape[2:], saved.w.shape[2:], saved.stride, saved.pads, saved.dilation)
+        same_shape(dy.shape, (n, f, oh, ow), "conv2d_backward: dy")
+        dy = self._flat(dy)
+
+        def dproduct(part: slice, out: Array) -> None:
+            y = None if saved.y is None else saved.y[part]
+            sizes = (dy[part].shape[0], f, oh * ow)
+            self._kernels.each("elementwise", f"maps_to_product_{suffix}", out.size, dy[part], y, out, *sizes)
+
+        return self._conv_gradients(saved, oh * ow, dproduct, need)
+
+    def fuses_conv_pool(self, w_shape: tuple[int, ...], conv_stride: Pair, pool_kernel: Pair) -> bool:
+        """Always: the unpooled map is then written once and read once, straight from the matrix product."""
+        return True
+
+    def conv2d_relu_max_pool(
+        self, x: Array, w: Array, b: Array, stride: Pair, pads: Pads, pool_kernel: Pair, pool_stride: Pair
+    ) -> tuple[Array, ConvPoolSaved]:
+        self._suffix("conv2d_relu_max_pool", x, w, b)
+        x, w, b, f = self._flat(x), self._flat(w), self._flat(b), w.shape[0]
+        same_shape(b.shape, (f,), "conv2d_relu_max_pool: b")
+        unpooled = window_output(x.shape[2:], w.shape[2:], stride, pads)
+        pooled = window_output(unpooled, pool_kernel, pool_stride, (0, 0, 0, 0))
+        y = self.empty((x.shape[0], f, *pooled), x.dtype)
+        argmax = self.empty(y.shape, argmax_dtype(pool_kernel))
+        name = "max_pool" + _argmax_suffix(y, argmax)
+        for part in self._parts(x, w, unpooled[0] * unpooled[1]):
+            product, out = self._conv_product(x[part], w, stride, pads, (1, 1)), y[part]
+            about = pool_of_product((out.shape[0], f, *unpooled), pooled, pool_kernel, pool_stride)
+            self._kernels.each("pool", name, out.size, product, b, out, argmax[part], about)
+        return y, ConvPoolSaved(x, w, y, argmax, stride, pads, pool_kernel, pool_stride)
+
+    def conv2d_relu_max_pool_backward(
+        self, dy: Array, saved: ConvPoolSaved, need: Need = EVERYTHING
+    ) -> tuple[Array | None, Array | None, Array | None]:
+        x, w, y, argmax, stride, pads, pool_kernel, pool_stride = saved
+        self._suffix("conv2d_relu_max_pool_backward", dy, x, w)
+        unpooled = window_output(x.shape[2:], w.shape[2:], stride, pads)
+        dy = self._flat(dy)
+        same_shape(dy.shape, y.shape, "conv2d_relu_max_pool_backward: dy")
+
+        def dproduct(part: slice, out: Array) -> None:
+            maps = (dy[part].shape[0], w.shape[0], *unpooled)
+            about = pool_of_product(maps, y.shape[2:], pool_kernel, pool_stride)
+            self._unpool(dy[part], y[part], argmax[part], out, about)
+
+        geometry = ConvSaved(x, w, None, stride, pads, (1, 1))
+        return self._conv_gradients(geometry, unpooled[0] * unpooled[1], dproduct, need)
+
+    def _parts(self, x: Array, w: Array, places: int) -> list[slice]:
+        """The batch cut so that the columns of one part fit COLUMNS_BYTES: a fixed rule on shapes."""
+        image = places * (w.size // max(1, w.shape[0])) * x.dtype.itemsize
+        size = max(1, COLUMNS_BYTES // max(1, image))
+        return [slice(i, min(i + size, x.shape[0])) for i in range(0, max(1, x.shape[0]), size)]
+
+    def _transposed_columns(self, x: Array, w: Array, stride: Pair, pads: Pads, dilation: Pair) -> Array:
+        oh, ow = window_output(x.shape[2:], w.shape[2:], stride, pads, dilation)
+        places = x.shape[0] * oh * ow
+        col = self.empty((w.size // w.shape[0], places), x.dtype)
+        self._columns("im2col", x, col, x.shape, w.shape[2:], stride, pads, dilation, (1, places))
+        return col
+
+    def _conv_product(self, x: Array, w: Array, stride: Pair, pads: Pads, dilation: Pair) -> Array:
+        """x[N,C,H,W], w[F,C,KH,KW] -> [F, N*OH*OW]."""
+        same_shape(x.shape[1:2], w.shape[1:2], "conv2d: channels of x and of w")
+        col = self._transposed_columns(x, w, stride, pads, dilation)
+        return self.matmul(w.reshape(w.shape[0], -1), col)  # (F, C*KH*KW) @ (C*KH*KW, N*OH*OW)
+
+    def _conv_gradients(
+        self, saved: ConvSaved, places: int, dproduct: Callable[[slice, Array], None], need: Need
+    ) -> tuple[Array | None, Array | None, Array | None]:
+        """dx, dw, db, from a function that fills in the gradient [F, N*OH*OW] of the product of one part."""
+        x, w, _, stride, pads, dilation = saved
+        f, matrix = w.shape[0], w.reshape(w.shape[0], -1)
+        dx = self.empty(x.shape, x.dtype) if need.x else None
+        dw = self.empty(w.shape, w.dtype) if need.params else None
+        db = None
+        for part in self._parts(x, w, places):
+            dout = self.empty((f, x[part].shape[0] * places), x.dtype)
+            dproduct(part, dout)
+            if dw is not None:
+                col = self._transposed_columns(x[part], w, stride, pads, dilation)
+                self._cublas.gemm(dout, col.T, dw.reshape(matrix.shape), accumulate=part.start > 0)
+                sums = self._row_sums(dout)
+                db = sums if db is None else db + sums
+            if dx is not None:
+                dcol = self.matmul(matrix.T, dout)  # (C*KH*KW, F) @ (F, N*OH*OW)
+                strides = (1, dcol.shape[1])
+                out = dx[part]
+                self._columns("col2im", dcol, out, out.shape, w.shape[2:], stride, pads, dilation, strides)
+        return dx, dw, db
+
+    def _row_sums(self, x: Array) -> Array:
+        """x[R,L] -> [R]. A row is cut into parts by its length alone, so that a sum never changes its order."""
+        rows, length = x.shape
+        suffix, parts = _SUFFIX[x.dtype.char], max(1, min(MOST_PARTS, length // ROW_PART))
+        sums = self.empty((rows, parts), x.dtype)
+        self._kernels.blocks("reduce", f"row_sums_{suffix}", (rows, parts), (BLOCK,), x, sums, length)
+        return sums.reshape(rows) if parts == 1 else self._row_sums(sums)
+
+    # ------------------------------------------------------------------ elementwise and loss
+
+    def relu(self, x: Array) -> Array:
+        y = self.empty(x.shape, x.dtype)
+        suffix = self._suffix("relu", x)
+        self._kernels.each("elementwise", f"relu_{suffix}", y.size, self._flat(x), y, y.size)
+        return y
+
+    def relu_backward(self, dy: Array, y: Array) -> Array:
+        suffix = self._suffix("relu_backward", dy, y)
+        same_shape(dy.shape, y.shape, "relu_backward: dy")
+        dx = self.empty(dy.shape, dy.dtype)
+        self._kernels.each(
+            "elementwise", f"relu_backward_{suffix}", dx.size, self._flat(dy), self._flat(y), dx, dx.size
+        )
+        return dx
+
+    def softmax_cross_entropy(self, logits: Array, labels: Array) -> tuple[Array, Array]:
+        suffix = self._suffix("softmax_cross_entropy", logits)
+        n, k = logits.shape
+        self._mine("softmax_cross_entropy", labels)
+        same_shape(labels.shape, (n,), "softmax_cross_entropy: labels")
+        labels = self._flat(labels.astype(np.int64, copy=False))
+        losses, dlogits = self.empty((n,), logits.dtype), self.empty((n, k), logits.dtype)
+        loss = self.empty((1,), logits.dtype)
+        threads = min(BLOCK, max(32, 1 << (k - 1).bit_length()))
+        args = (self._flat(logits), labels, losses, dlogits, n, k)
+        blocks = (min(n, MOST_BLOCKS),)
+        self._kernels.blocks("softmax", f"softmax_cross_entropy_{suffix}", blocks, (threads,), *args)
+        self._kernels.blocks("softmax", f"mean_loss_{suffix}", (1,), (BLOCK,), losses, loss, n)
+        return loss, dlogits
+
+    # ------------------------------------------------------------------ optimizers
+
+    def sgd(self, p: Array, g: Array, hyper: Array) -> None:
+        self._update("sgd", p, g, (), hyper)
+
+    def momentum(self, p: Array, g: Array, v: Array, hyper: Array, momentum: float, nesterov: bool) -> None:
+        self._update("momentum", p, g, (v,), hyper, float(momentum), int(nesterov))
+
+    def adagrad(self, p: Array, g: Array, h: Array, hyper: Array, eps: float) -> None:
+        self._update("adagrad", p, g, (h,), hyper, float(eps))
+
+    def rmsprop(self, p: Array, g: Array, h: Array, hyper: Array, rho: float, eps: float) -> None:
+        self._update("rmsprop", p, g, (h,), hyper, float(rho), float(eps))
+
+    def adam(
+        self, p: Array, g: Array, m: Array, v: Array, hyper: Array, beta1: float, beta2: float, eps: float
+    ) -> None:
+        self._update("adam", p, g, (m, v), hyper, float(beta1), float(beta2), float(eps))
+
+    def _update(self, name: str, p: Array, g: Array, state: tuple[Array, ...], hyper: Array, *settings: float) -> None:
+        suffix = self._suffix(name, p, g, *state)
+        self._mine(name, hyper)
+        if hyper.dtype.char != "d" or hyper.size != 2:
+            raise DTypeError(f"{name}: hyper must be float64[2]. Received: {described(hyper)}")
+        for array in (g, *state):
+            same_shape(array.shape, p.shape, f"{name}: gradient and state")
+        for array in (p, *state):
+            if not array.flags.c_contiguous:
+                raise BackendError(f"{name}: an array updated in place must be C-contiguous. {described(array)}")
+        args = (p, self._flat(g), *state, hyper, *settings, p.size)
+        self._kernels.each("optimizers", f"{name}_{suffix}", p.size, *args)
+
+    # ------------------------------------------------------------------ helpers
+
+    def _mine(self, operation: str, *arrays: Array) -> None:
+        """BackendError where an array is not on the device: host data comes in through asarray alone."""
+        for array in arrays:
+            if not isinstance(array, self.array_type):
+                kind = f"{type(array).__module__}.{type(array).__qualname__}"
+                raise BackendError(
+                    f"{operation}: expected arrays of backend 'cupy' (convert with backend.asarray). "
+                    f"Received: {kind}, {described(array)}"
+                )
+
+    def _suffix(self, operation: str, *arrays: Array) -> str:
+        """The kernels' suffix for these arrays, which must be ours and all float32 or all float64."""
+        self._mine(operation, *arrays)
+        kinds = {array.dtype.char for array in arrays}
+        if len(kinds) != 1 or not kinds <= _SUFFIX.keys():
+            got = ", ".join(str(array.dtype) for array in arrays)
+            raise DTypeError(f"{operation}: expected arrays all of float32 or all of float64. Received: {got}")
+        return _SUFFIX[kinds.pop()]
+
+    def _flat(self, array: Array) -> Array:
+        return array if array.flags.c_contiguous else self.xp.ascontiguousarray(array)
+
+
+def _argmax_suffix(y: Array, argmax: Array) -> str:
+    kinds = {"B": "u8", "i": "i32"}
+    if argmax.dtype.char not in kinds:
+        raise DTypeError(f"max_pool: argmax must be uint8 or int32. Received: {argmax.dtype}")
+    return f"_{_SUFFIX[y.dtype.char]}_{kinds[argmax.dtype.char]}"
+
+
+def _dotted(version: int) -> str:
+    """13020 -> 13.2, as CUDA counts."""
+    return f"{version // 1000}.{version % 1000 // 10}"
