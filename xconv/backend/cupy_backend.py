@@ -100,9 +100,9 @@ class CupyBackend(Backend):
         kernel: Pair, stride: Pair, pads: Pads, dilation: Pair, strides: Pair,
     ) -> None:  # fmt: skip
         """im2col or col2im, with col(place, tap) at the given strides."""
-        oh, ow = window_output(x_shape[2:], kernel, stride, pads, dilation)
-        about = window(x_shape, (oh, ow), kernel, stride, pads, dilation, strides)
         n, c, h, w = x_shape
+        oh, ow = window_output((h, w), kernel, stride, pads, dilation)
+        about = window(x_shape, (oh, ow), kernel, stride, pads, dilation, strides)
         size = n * oh * ow * c if name == "im2col" else n * c * h * w
         suffix = _SUFFIX[out.dtype.char]
         self._kernels.each("columns", f"{name}_{suffix}", size, self._flat(source), out, about)
@@ -122,13 +122,14 @@ class CupyBackend(Backend):
     def max_pool_backward(
         self, dy: Array, argmax: Array, x_shape: tuple[int, ...], kernel: Pair, stride: Pair, pads: Pads
     ) -> Array:
-        dx = self.empty(x_shape, dy.dtype)
-        about = pool(x_shape, window_output(x_shape[2:], kernel, stride, pads), kernel, stride, pads)
+        self._suffix("max_pool_backward", dy)
+        dx, (_, _, h, w) = self.empty(x_shape, dy.dtype), x_shape
+        about = pool(x_shape, window_output((h, w), kernel, stride, pads), kernel, stride, pads)
         self._unpool(dy, None, argmax, dx, about)
         return dx
 
     def _unpool(self, dy: Array, y: Array | None, argmax: Array, dx: Array, about: np.ndarray) -> None:
-        self._suffix("max_pool_backward", dy)
+        self._mine("max_pool_backward", argmax)
         pooled = tuple(int(about[f]) for f in ("n", "c", "oh", "ow"))
         same_shape(dy.shape, pooled, "max_pool_backward: dy")
         same_shape(argmax.shape, pooled, "max_pool_backward: argmax")
@@ -145,8 +146,9 @@ class CupyBackend(Backend):
 
     def avg_pool_backward(self, dy: Array, x_shape: tuple[int, ...], kernel: Pair, stride: Pair, pads: Pads) -> Array:
         suffix = self._suffix("avg_pool_backward", dy)
-        oh, ow = window_output(x_shape[2:], kernel, stride, pads)
-        same_shape(dy.shape, (*x_shape[:2], oh, ow), "avg_pool_backward: dy")
+        n, c, h, w = x_shape
+        oh, ow = window_output((h, w), kernel, stride, pads)
+        same_shape(dy.shape, (n, c, oh, ow), "avg_pool_backward: dy")
         dx = self.empty(x_shape, dy.dtype)
         about = pool(x_shape, (oh, ow), kernel, stride, pads)
         self._kernels.each("pool", f"avg_pool_backward_{suffix}", dx.size, self._flat(dy), dx, about)
@@ -312,8 +314,8 @@ class CupyBackend(Backend):
     # ------------------------------------------------------------------ elementwise and loss
 
     def relu(self, x: Array) -> Array:
-        y = self.empty(x.shape, x.dtype)
         suffix = self._suffix("relu", x)
+        y = self.empty(x.shape, x.dtype)
         self._kernels.each("elementwise", f"relu_{suffix}", y.size, self._flat(x), y, y.size)
         return y
 
