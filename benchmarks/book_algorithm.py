@@ -149,7 +149,7 @@ class AdaGrad:
 
 
 class BookConvNet:
-    """Conv - relu - pool - affine - relu - affine (section 7.5), from the six arrays W1, b1, W2, b2, W3, b3 in `dtype`."""
+    """Conv - relu - pool - affine - relu - affine (section 7.5), from arrays W1, b1, W2, b2, W3, b3, in `dtype`."""
 
     def __init__(self, params: Params, dtype: str) -> None:
         self.params = p = {name: np.array(value, dtype) for name, value in params.items()}

@@ -1,0 +1,225 @@
+"""xconv beside the book's algorithm and PyTorch on SimpleConvNet: one command, one interleaved run, the same threads.
+
+    python benchmarks/peers.py [--rounds N] [--batch-size N] [--json] [--out DIR]
+
+Each contestant lives in a process of its own, so that no thread pool disturbs another's, and sleeps on a pipe while
+others run. In each round each takes one turn of training steps and one of predictions; only ratios of turns of the same
+round are worth anything on a machine that others use too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from machine import about, about_lines, blas, blas_line, table, without_core_type, write_json
+
+WARM_STEPS = 3  # at the start of each turn, not timed: threads wake, caches fill
+LEAST_STEPS = 5
+TASKS = ("train", "infer")
+NO_TORCH = 'no PyTorch here, so it is not compared: pip install "xconv[bench]"'
+# (question, target, slower contestants of which the best counts, faster contestant): see the foundation's demands
+DEMANDS = (
+    ("NumPy float32 over the book float32", 1.2, ("book float32",), "xconv numpy float32"),
+    ("NumPy float64 over the book float64", 1.5, ("book float64",), "xconv numpy float64"),
+    ("Numba float32 over NumPy float32", 4.0, ("xconv numpy float32",), "xconv numba float32"),
+    (
+        "Numba float32 over PyTorch's better layout",
+        1.5,
+        ("PyTorch eager NCHW float32", "PyTorch eager channels_last float32"),
+        "xconv numba float32",
+    ),
+)
+
+
+def serve(pipe: Connection, name: str, batch_size: int, threads: int) -> None:
+    """A contestant's process: make it, then answer each (task, seconds) with the median seconds of a step."""
+    from contestants import entrants
+
+    try:
+        contestant = entrants(batch_size, threads)[name]()
+        _turn(contestant.train, 0.0)
+        after = contestant.loss()
+        _turn(contestant.infer, 0.0)
+    except Exception as error:
+        pipe.send({"error": f"{type(error).__name__}: {error}".split("\n", 1)[0]})
+        return
+    pipe.send({"pools": blas(), **contestant.about, "first_loss": after})
+    while True:
+        task, seconds = pipe.recv()
+        if task == "end":
+            pipe.send(contestant.loss())
+            return
+        pipe.send(_turn(getattr(contestant, task), seconds))
+
+
+def _turn(step: Callable[[], Any], seconds: float) -> float:
+    for _ in range(WARM_STEPS):
+        step()
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < LEAST_STEPS or time.perf_counter() < end:
+        start = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def compete(names: list[str], rounds: int, seconds: float, batch_size: int, threads: int) -> dict[str, Any]:
+    """{contestant: {about, last_loss, train: [seconds of a step, by round], infer: [...]}}, or {error} if it failed."""
+    for variable in ("OPENBLAS", "MKL", "OMP", "XCONV"):
+        os.environ[f"{variable}_NUM_THREADS"] = str(threads)
+    spawn = multiprocessing.get_context("spawn")
+    results: dict[str, Any] = {}
+    pipes: dict[str, Connection] = {}
+    processes = []
+    for name in names:  # one after the other: they would only disturb one another
+        pipe, far = spawn.Pipe()
+        process = spawn.Process(target=serve, args=(far, name, batch_size, threads), daemon=True)
+        process.start()
+        far.close()
+        processes.append(process)
+        try:
+            told = pipe.recv()
+        except EOFError:
+            told = {"error": "its process ended without a word"}
+        if "error" in told:
+            results[name] = told
+            print(f"{name} cannot compete: {told['error']}", file=sys.stderr)
+            continue
+        pipes[name] = pipe
+        results[name] = {"about": told, **{task: [] for task in TASKS}}
+    for number in range(rounds):
+        print(f"round {number + 1} of {rounds}", file=sys.stderr)
+        order = list(pipes)
+        shift = number % max(len(order), 1)  # nobody always follows the same neighbour out of a cold start
+        for name in order[shift:] + order[:shift]:
+            for task in TASKS:
+                pipes[name].send((task, seconds))
+                results[name][task].append(pipes[name].recv())
+    for name, pipe in pipes.items():
+        pipe.send(("end", 0.0))
+        results[name]["last_loss"] = pipe.recv()
+    for process in processes:
+        process.join()
+    return results
+
+
+def ratio(results: dict[str, Any], task: str, slower: tuple[str, ...], faster: str) -> dict[str, float] | None:
+    """How many times as fast, by round: the median with least and most, and by the best turn of each."""
+    if task not in results.get(faster, {}) or any(task not in results.get(name, {}) for name in slower):
+        return None
+    # The better of several peers is chosen by its median over the whole run, not anew in each round.
+    peer = min(slower, key=lambda name: statistics.median(results[name][task]))
+    by_round = [a / b for a, b in zip(results[peer][task], results[faster][task], strict=True)]
+    return {
+        "median": statistics.median(by_round),
+        "least": min(by_round),
+        "most": max(by_round),
+        "best_turns": min(results[peer][task]) / min(results[faster][task]),
+    }
+
+
+def ratios(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """Each demand with what was measured; the demands are about training, inference stands beside them."""
+    return [
+        {"what": what, "task": task, "target": target if task == "train" else None, "measured": measured}
+        for task in TASKS
+        for what, target, slower, faster in DEMANDS
+        if (measured := ratio(results, task, slower, faster)) is not None
+    ]
+
+
+def report(machine: dict[str, Any], results: dict[str, Any], found: list[dict[str, Any]], batch_size: int) -> str:
+    """Everything for reading."""
+    ran = {name: row for name, row in results.items() if "error" not in row}
+    rows = []
+    for name, row in ran.items():
+        cells = [name]
+        for task in TASKS:
+            middle = statistics.median(row[task])
+            cells += [
+                f"{middle * 1e3:.2f}",
+                f"{min(row[task]) * 1e3:.2f}..{max(row[task]) * 1e3:.2f}",
+                f"{batch_size / middle:,.0f}",
+            ]
+        rows.append([*cells, f"{row['about']['first_loss']:.5f}"])
+    head = ["SimpleConvNet", *(word for task in TASKS for word in (f"{task} ms", "by round", "images/s"))]
+    head.append(f"loss, step {WARM_STEPS + LEAST_STEPS}")
+    lines = [about_lines(machine), f"batch {batch_size}, {len(next(iter(ran.values()))['train'])} rounds", ""]
+    lines += [table(head, rows), ""]
+    targets = [
+        [
+            f"{row['task']}: {row['what']}",
+            f">= {row['target']}" if row["target"] else "-",
+            f"{row['measured']['median']:.2f}",
+            f"{row['measured']['least']:.2f}..{row['measured']['most']:.2f}",
+            f"{row['measured']['best_turns']:.2f}",
+        ]
+        for row in found
+    ]
+    lines += [table(["times as fast", "target", "measured", "by round", "best turns"], targets), ""]
+    for name, row in ran.items():
+        products = row["about"].get("blas") or blas_line(row["about"]["pools"])
+        lines.append(f"{name}: {row['about']['threads']} threads; {products}")
+    return "\n".join(lines)
+
+
+def chart(path: Path, machine: dict[str, Any], results: dict[str, Any], batch_size: int) -> None:
+    """Throughput of each contestant as horizontal bars, with the range over the rounds."""
+    from charts import throughput
+
+    ran = {name: row for name, row in results.items() if "error" not in row}
+    panels = {"training": "train", "inference": "infer"}
+    throughput(
+        path,
+        f"SimpleConvNet, batch {batch_size}, {machine['cpu']}, {machine['threads']} threads",
+        {
+            title: {name: [batch_size / seconds for seconds in row[task]] for name, row in ran.items()}
+            for title, task in panels.items()
+        },
+    )
+
+
+def main() -> None:
+    """Parse, run, report."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--rounds", type=int, default=11, help="turns of each contestant (default: 11)")
+    parser.add_argument("--seconds", type=float, default=0.3, help="length of a turn (default: 0.3)")
+    parser.add_argument(
+        "--batch-size", type=int, default=100, help="images in a batch (default: 100, the published one)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    parser.add_argument("--out", type=Path, help="also write peers.json and peers.png into this folder")
+    args = parser.parse_args()
+    if args.rounds < 1 or args.batch_size < 1:
+        parser.error("--rounds and --batch-size must be at least 1")
+    without_core_type()
+    from contestants import entrants
+
+    machine = about()
+    names = list(entrants(args.batch_size, machine["threads"]))
+    if find_spec("torch") is None:
+        print(NO_TORCH, file=sys.stderr)
+        names = [name for name in names if not name.startswith("PyTorch")]
+    results = compete(names, args.rounds, args.seconds, args.batch_size, machine["threads"])
+    found = ratios(results)
+    whole = {**machine, "batch_size": args.batch_size, "rounds": args.rounds, "contestants": results, "ratios": found}
+    print(json.dumps(whole) if args.json else report(machine, results, found, args.batch_size))
+    if args.out is not None:
+        write_json(args.out / "peers.json", whole)
+        chart(args.out / "peers.png", machine, results, args.batch_size)
+
+
+if __name__ == "__main__":
+    main()
