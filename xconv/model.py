@@ -290,13 +290,16 @@ class Model:
         seconds = time.perf_counter() - start
         history.train_seconds += seconds
         history.images += len(x)
-        self._warn_if_dead(float(self.backend.to_numpy(loss)[0]))
+        self.warn_if_dead(self._grads, float(self.backend.to_numpy(loss)[0]))
         return {**logs, "seconds": seconds, "images_per_second": len(x) / seconds}
 
-    def _warn_if_dead(self, loss: float) -> None:
-        """A closed ReLU passes no gradient: where all are closed, only the last bias still learns."""
-        names = list(self._grads)
-        first, last = self._grads[names[0]], self._grads[names[-1]]
+    def warn_if_dead(self, grads: Parameters, loss: float) -> None:
+        """DeadNetworkWarning where a batch's gradients say that every ReLU of some layer is shut.
+
+        A shut ReLU passes no gradient: where all are, nothing reaches the first layer, and only the last bias learns.
+        """
+        names = list(grads)
+        first, last = grads[names[0]], grads[names[-1]]
         if not bool(self.backend.to_numpy((first != 0).any())) and bool(self.backend.to_numpy((last != 0).any())):
             warnings.warn(
                 f"the network is dead: the loss is {loss:.3f}, where guessing among {self.classes} classes gives "

@@ -57,7 +57,7 @@ def load_mnist(
     found = data.load(name)
 
     def split(x: np.ndarray, t: np.ndarray) -> Split:
-        x = x.astype(np.float32) / np.float32(255) if normalize else x
+        x = data.pixels(x) if normalize else x.copy()
         labels = checks.labels(t, len(x), len(found.classes), name)
         if one_hot_label:
             return x.reshape(len(x), -1) if flatten else x, np.eye(len(found.classes), dtype=np.float32)[labels]

@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from xconv import optimizers, streams
+from xconv.model import Model
 from xconv.shapes import positive
 
 
@@ -47,8 +48,11 @@ class Trainer:
             for start in range(0, len(order), self.batch_size):
                 chosen = order[start : start + self.batch_size]
                 x, t = self.x_train[chosen], self.t_train[chosen]
-                self.optimizer.update(self.network.params, self.network.gradient(x, t))
+                grads = self.network.gradient(x, t)
+                self.optimizer.update(self.network.params, grads)
                 self.train_loss_list.append(self.network.loss(x, t))
+            if isinstance(self.network, Model):
+                self.network.warn_if_dead(grads, self.train_loss_list[-1])
             some = slice(self.evaluated)
             self.train_acc_list.append(self.network.accuracy(self.x_train[some], self.t_train[some]))
             self.test_acc_list.append(self.network.accuracy(self.x_test[some], self.t_test[some]))
