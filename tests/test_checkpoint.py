@@ -247,12 +247,12 @@ def only(path: Path) -> bool:
     return [p.name for p in path.parent.iterdir()] == [path.name]
 
 
-@pytest.mark.parametrize("call", ["save_file", "os.replace", "os.fsync"])
+@pytest.mark.parametrize("call", ["checkpoint.save_file", "files.os.replace", "files.os.fsync"])
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(path, monkeypatch, call):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(f"xconv.checkpoint.{call}", fail)
+    monkeypatch.setattr(f"xconv.{call}", fail)
     with pytest.raises(FileError, match=r"model.safetensors: could not be written: .*No space left"):
         checkpoint.save(path, {"a": np.zeros(3)}, {})
     monkeypatch.undo()
@@ -263,7 +263,7 @@ def test_ctrl_c_while_writing(path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("xconv.checkpoint.os.replace", interrupt)
+    monkeypatch.setattr("xconv.files.os.replace", interrupt)
     with pytest.raises(KeyboardInterrupt):
         checkpoint.save(path, {"a": np.zeros(3)}, {})
     monkeypatch.undo()
@@ -345,7 +345,7 @@ def test_places_that_cannot_be_written(tmp_path, monkeypatch):
     ]:
         with pytest.raises(FileError, match=match):
             checkpoint.save(place, TENSORS, {})
-    monkeypatch.setattr("xconv.checkpoint.os.access", lambda *_: False)  # chmod stops everyone but root
+    monkeypatch.setattr("xconv.files.os.access", lambda *_: False)  # chmod stops everyone but root
     with pytest.raises(FileError, match="can be written to"):
         checkpoint.save(tmp_path / "m", TENSORS, {})
     assert [p.name for p in tmp_path.iterdir()] == ["file"]

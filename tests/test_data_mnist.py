@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import hashlib
+import io
 import os
 import shutil
 import threading
@@ -198,13 +199,20 @@ def cached(folder) -> list[str]:
 ALL = sorted(f"{file}.gz" for file in FILES)
 
 
-def test_download_once_then_from_the_cache(mirrors, capfd):
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_download_once_then_from_the_cache(mirrors, capsys, monkeypatch):
+    screen = Terminal()
+    monkeypatch.setattr("sys.stderr", screen)
     folder, _, asked = mirrors
     got = data.load("mnist")
     np.testing.assert_array_equal(got.x_test[:, 0], SMALL[0])
     assert asked == [f"/a/{file}.gz" for file in FILES] and cached(folder) == ALL
-    out, err = capfd.readouterr()
-    assert out == "" and "train-images" in err  # the progress bar
+    assert "train-images" in screen.getvalue()  # the progress bar
+    assert capsys.readouterr().out == ""
     data.load("mnist")
     assert len(asked) == 4
 
@@ -251,7 +259,7 @@ def test_when_all_fail_the_error_says_what_to_do_and_nothing_is_kept(mirrors):
     assert cached(folder) == []
 
 
-def test_offline(mirrors, monkeypatch):
+def test_offline(mirrors, monkeypatch, capfd):
     folder, _, _ = mirrors
     # port 9 of this machine: nobody listens there
     source = replace(mnist._SOURCES["mnist"], mirrors=("http://127.0.0.1:9/",))
@@ -259,6 +267,7 @@ def test_offline(mirrors, monkeypatch):
     with pytest.raises(FileError, match=r"Set XCONV_DATA_DIR.*refused"):
         data.load("mnist")
     assert cached(folder) == []
+    assert capfd.readouterr() == ("", "")  # no bar where nobody looks
 
 
 def test_an_interrupted_download_leaves_nothing(mirrors, monkeypatch):

@@ -12,14 +12,9 @@ Nothing is ever unpickled.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import re
-import secrets
-import shutil
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from xconv.errors import ConfigError, DTypeError, FileError, described
+from xconv.files import replacing
 
 FORMAT = "1"
 _KEY = "xconv"
@@ -46,37 +42,22 @@ _DTYPES = (
     "uint8",
     "bool",
 )
-_STRAY_SECONDS = 3600
 
 
 def save(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> None:
     """Write `tensors` and `metadata`, a JSON object without NaN or infinity, to `path`.
 
-    The file is written in a folder beside `path` and renamed onto it, both flushed to the disk: a reader, or a machine
-    that lost power, sees the old file or the new one. FileError where it cannot be written; then what was there is untouched.
-    ConfigError for metadata that JSON cannot hold, DTypeError for tensors that are not real numbers.
+    FileError where it cannot be written; then what was there is untouched (see `files.replacing`). ConfigError for
+    metadata that JSON cannot hold, DTypeError for tensors that are not real numbers.
     """
-    path = Path(path).resolve()  # a link stays a link
     arrays = {_name(name): _array(name, tensor) for name, tensor in tensors.items()}
     about = {name: _about(array) for name, array in arrays.items()}
     header = _sealed({"format": FORMAT, "metadata": _plain(metadata), "tensors": about})
-    _check_folder(path)
-    work = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")  # the library has temporary files of its own
-    try:
-        _clear_strays(path)
-        work.mkdir()
-        part = work / path.name
-        part.touch()
-        mode = part.stat().st_mode  # as the umask has it; the library would keep the file to its owner
-        save_file(arrays, part, {_KEY: header})
-        part.chmod(mode)
-        _flush(part)
-        os.replace(part, path)
-        _flush_folder(path.parent)
-    except (OSError, SafetensorError) as error:
-        raise FileError(f"{path}: could not be written: {error}. What was there is unchanged") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    with replacing(path) as part:
+        try:
+            save_file(arrays, part, {_KEY: header})
+        except SafetensorError as error:
+            raise OSError(error) from error
 
 
 def load(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -170,43 +151,3 @@ def _checked(path: Path, name: str, tensor: np.ndarray, expected: dict[str, Any]
         key = next(key for key in ("dtype", "shape", "sha256") if received[key] != expected[key])
         raise FileError(f"{path}: tensor {name!r}: expected {key} {expected[key]}. Received: {received[key]}")
     return tensor
-
-
-# ---------------------------------------------------------------------- the disk
-
-
-def _check_folder(path: Path) -> None:
-    folder = path.parent
-    if not folder.is_dir():
-        received = "a file" if folder.exists() else "no such folder"
-        raise FileError(f"{path}: expected a folder {folder}. Received: {received}")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise FileError(f"{path}: expected a folder that can be written to. Received: {folder}, which cannot")
-    if path.is_dir():
-        raise FileError(f"{path}: expected a name for a file. Received: a folder")
-
-
-def _clear_strays(path: Path) -> None:
-    """Remove what killed writers of `path` left, once it is so old that nobody can still be writing it."""
-    mark = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{12}}\.tmp")
-    for stray in path.parent.iterdir():
-        if mark.fullmatch(stray.name):
-            with contextlib.suppress(OSError):
-                if time.time() - stray.stat().st_mtime > _STRAY_SECONDS:
-                    shutil.rmtree(stray)
-
-
-def _flush(path: Path) -> None:
-    with path.open("r+b") as file:
-        os.fsync(file.fileno())
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make the rename itself last; only POSIX systems open folders."""
-    if os.name != "posix":
-        return
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -31,7 +31,7 @@ def download(
     """Bring the first of `urls` that answers with a file of at most `max_bytes` that `check` accepts.
 
     `check(file)` raises FileError on a wrong file. `destination` appears only when all is well, by one rename. Progress
-    goes to stderr. FileError, with every mirror's failure and the `cure`, where none succeeded.
+    goes to stderr where that is a terminal. FileError, with every mirror's failure and the `cure`, where none succeeded.
     """
     import pooch
 
@@ -41,7 +41,15 @@ def download(
         with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".download-") as folder:
             part = Path(folder) / destination.name
             for url in urls:
-                bar = _Bar(max_bytes, desc=destination.name, unit="B", unit_scale=True, leave=False, file=sys.stderr)
+                bar = _Bar(
+                    max_bytes,
+                    desc=destination.name,
+                    unit="B",
+                    unit_scale=True,
+                    leave=False,
+                    file=sys.stderr,
+                    disable=None,
+                )
                 try:
                     fetch = pooch.HTTPDownloader(progressbar=bar, chunk_size=_CHUNK, timeout=_TIMEOUT)
                     fetch(url, str(part), None)
@@ -59,20 +67,24 @@ def download(
 
 
 class _Bar(tqdm):
-    """A progress bar that ends a download which is too long; pooch has no limit of its own."""
+    """A progress bar on a terminal, and everywhere the end of a download that is too long; pooch has no limit."""
 
     def __init__(self, max_bytes: int, **settings: Any) -> None:
-        self.max_bytes = max_bytes
+        self.max_bytes, self.received = max_bytes, 0.0
         super().__init__(**settings)
 
     def __bool__(self) -> bool:
         return True  # pooch asks whether there is a bar
 
     def update(self, n: float | None = 1) -> bool | None:
-        shown = super().update(n)
-        if self.n > self.max_bytes + _CHUNK:  # pooch counts whole chunks
+        self.received += n or 0
+        if self.received > self.max_bytes + _CHUNK:  # pooch counts whole chunks
             raise FileError(f"expected at most {self.max_bytes} bytes. Received: more than that")
-        return shown
+        return super().update(n)
+
+    def reset(self, total: float | None = None) -> None:
+        self.received = 0.0
+        super().reset(total)
 
 
 def _short(error: Exception, part: Path) -> str:

@@ -1,0 +1,199 @@
+"""`xconv train`: one of the zoo's networks, one of the data sets, and what came of it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from xconv import data as datasets
+from xconv import optimizers, streams, zoo
+from xconv.cli.console import notice, plural, print_json, print_table
+from xconv.cli.options import COUNT, backend_option, json_option, model_option
+from xconv.cli.prepare import prepare
+from xconv.cli.watch import Bar, Brake, Lines, Stopped
+from xconv.environment import peak_rss_mb
+from xconv.errors import NonFiniteError
+from xconv.files import output_folder, replacing
+from xconv.model import Model
+
+MODEL, HISTORY, CURVES = "model.safetensors", "history.csv", "curves.png"
+COLUMNS = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "seconds", "images_per_second")
+
+
+@click.command()
+@model_option
+@click.option(
+    "--data",
+    type=click.Choice(datasets.NAMES),
+    default="mnist-sample",
+    show_default=True,
+    help="The images. The sample is inside the package; the others come from $XCONV_DATA_DIR or are downloaded.",
+)
+@backend_option
+@click.option(
+    "--recipe",
+    type=click.Choice(sorted({name for entry in zoo.ZOO.values() for name in entry.recipes}, reverse=True)),
+    default="default",
+    show_default=True,
+    help="Initial weights, and what the options below are where they are not given. 'book': as in the book.",
+)
+@click.option("--epochs", type=COUNT, help="How often the network sees every training image.")
+@click.option("--batch-size", type=COUNT, help="Images in a training step.")
+@click.option("--optimizer", type=click.Choice(list(optimizers.NAMED), case_sensitive=False), help="The update rule.")
+@click.option("--lr", type=float, help="Learning rate.  [default: the recipe's, or the chosen optimizer's own]")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of initial weights and shuffles.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help=f"Folder for {MODEL}, {HISTORY} and {CURVES}; made where it is missing.",
+)
+@json_option
+def train(
+    model: str,
+    data: str,
+    backend: str,
+    recipe: str,
+    epochs: int | None,
+    batch_size: int | None,
+    optimizer: str | None,
+    lr: float | None,
+    seed: int,
+    out: Path | None,
+    as_json: bool,
+) -> int:
+    """Train a network and test it.
+
+    Without options: the book's SimpleConvNet on the MNIST sample, 10 epochs, in under a minute. Ctrl-C ends training
+    after the step and still writes what there is.
+    """
+    plan = zoo.recipe(model, recipe)
+    epochs, batch_size = epochs or plan.epochs, batch_size or plan.batch_size
+    if lr is None and optimizer in (None, plan.optimizer):
+        lr = plan.lr
+    update_rule = optimizers.get(optimizer or plan.optimizer, **({} if lr is None else {"lr": lr}))
+    streams.check_seed(seed)
+    brake = Brake()
+    try:
+        with brake, output_folder(out) if out else nullcontext() as folder:
+            images = datasets.load(data)
+            net, compile_seconds = prepare(model, plan, update_rule, backend=backend, seed=seed)
+            notice(
+                f"training {model} on {data}: {len(images.x_train):,} images, {len(images.x_test):,} more to test it; "
+                f"{plural(epochs, 'epoch')}, batches of {batch_size}, {type(update_rule).__name__} {update_rule.lr:g}"
+            )
+            arrays = images.arrays(net.dtype)
+            code = _train(net, arrays, update_rule, epochs, batch_size, brake)
+            assert net.history is not None
+            net.history.compile_seconds += compile_seconds
+            if folder is not None:
+                _write(folder, net, f"{model} on {data}, {net.backend.name}")
+            if code == 0:
+                _report(net, model, data, arrays, folder, as_json)
+    except Stopped as stopped:
+        notice("interrupted" if brake.epoch else "interrupted before training began; nothing was written")
+        return stopped.code
+    if code:
+        kept = f"what there is was written to {out}" if out else "nothing was written, since there was no --out"
+        notice(f"interrupted in epoch {brake.epoch} after step {brake.step}; {kept}")
+    return code
+
+
+Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # x_train, t_train, x_test, t_test
+
+
+def _train(
+    net: Model, arrays: Arrays, optimizer: optimizers.Optimizer, epochs: int, batch_size: int, brake: Brake
+) -> int:
+    """Train `net`, whose history then tells how it went; returns the exit code."""
+    x_train, t_train, x_test, t_test = arrays
+    shown = Bar() if sys.stderr.isatty() else Lines()
+    code = 0
+    try:
+        net.fit(
+            x_train,
+            t_train,
+            optimizer=optimizer,
+            epochs=epochs,
+            batch_size=batch_size,
+            validation=(x_test, t_test),
+            callbacks=[shown, brake],
+        )
+    except Stopped as stopped:
+        code = stopped.code
+    except NonFiniteError as error:
+        raise NonFiniteError(f"{error}. Nothing was written") from error
+    return code
+
+
+def _write(folder: Path, net: Model, title: str) -> None:
+    """The files of a run, each whole or absent."""
+    history = net.history
+    assert history is not None
+    net.save(folder / MODEL)
+    text = io.StringIO(newline="")
+    table = csv.DictWriter(
+        text, [*COLUMNS, *(name for name in history.history if name not in COLUMNS)], lineterminator="\n"
+    )
+    table.writeheader()
+    table.writerows(history.rows())
+    with replacing(folder / HISTORY) as part:
+        part.write_text(text.getvalue(), encoding="utf-8")
+    if not history.history:
+        return
+    try:
+        from xconv.plots import save_curves
+
+        save_curves(folder / CURVES, history.history, title)
+    except ImportError:
+        notice(f"{CURVES} was not drawn, since matplotlib is not installed: pip install 'xconv[plot]'")
+
+
+def _report(net: Model, name: str, data: str, arrays: Arrays, folder: Path | None, as_json: bool) -> None:
+    """The results, as a table or as one JSON object."""
+    history = net.history
+    assert history is not None
+    x_train, t_train, x_test, _ = arrays
+    train_loss, train_accuracy = net.evaluate(x_train, t_train)  # of the final network, as on the test set
+    result: dict[str, Any] = {
+        "backend": net.backend.name,
+        "device": net.backend.describe().get("device"),
+        "model": name,
+        "data": data,
+        "epochs": len(history.history["epoch"]),
+        "steps": history.steps,
+        "train_loss": train_loss,
+        "test_loss": history.history["val_loss"][-1],
+        "train_accuracy": train_accuracy,
+        "test_accuracy": history.history["val_accuracy"][-1],
+        "train_seconds": history.train_seconds,
+        "compile_seconds": history.compile_seconds,
+        "images_per_second": history.images_per_second,
+        "peak_rss_mb": peak_rss_mb(),
+        "out": None if folder is None else str(folder),
+    }
+    if as_json:
+        print_json(result)
+        return
+    rows = [
+        ["loss", f"{train_loss:.4f}", f"{result['test_loss']:.4f}"],
+        ["accuracy", f"{train_accuracy:.4f}", f"{result['test_accuracy']:.4f}"],
+        ["images", f"{len(x_train):,}", f"{len(x_test):,}"],
+    ]
+    print_table(f"{name} on {data}, {net.backend.name}", ["", "train", "test"], rows)
+    click.echo(
+        f"{plural(result['epochs'], 'epoch')}, {plural(result['steps'], 'step')} in {result['train_seconds']:.1f} s: "
+        f"{result['images_per_second']:,.0f} images/s"
+    )
+    memory = f"; peak memory {result['peak_rss_mb']:.0f} MB" if result["peak_rss_mb"] else ""
+    click.echo(f"compilation {result['compile_seconds']:.1f} s, not counted above{memory}")
+    if folder is not None:
+        files = sorted(path.name for path in folder.iterdir() if path.name in (MODEL, HISTORY, CURVES))
+        click.echo(f"written to {folder}: {', '.join(files)}")
