@@ -43,7 +43,7 @@ __device__ void max_pool(const T* __restrict__ x, const T* __restrict__ bias, T*
         const i64 c = i / (s.ow * s.oh) % s.c, n = i / (s.ow * s.oh * s.c);
         const T* map = x + n * s.image + c * s.channel;
         T best = minus_infinity<T>();
-        i64 where = 0;
+        i64 where = -1;  // the first inside the image wins over nothing, even if it is -inf itself
         for (i64 ky = 0; ky < s.kh; ++ky) {
             const i64 h = oy * s.sy + ky - s.top;
             for (i64 kx = 0; kx < s.kw; ++kx) {
@@ -54,7 +54,7 @@ __device__ void max_pool(const T* __restrict__ x, const T* __restrict__ bias, T*
                     value += bias[c];
                     value = value < T(0) ? T(0) : value;
                 }
-                if (!(value <= best) && best == best) {  // a NaN is not <= best, and then best != best
+                if (where < 0 || (!(value <= best) && best == best)) {  // a NaN is not <= best, and then best != best
                     best = value;
                     where = ky * s.kw + kx;
                 }

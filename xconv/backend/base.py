@@ -123,13 +123,15 @@ class Backend:
     def max_pool(self, x: Array, kernel: Pair, stride: Pair, pads: Pads) -> tuple[Array, Array]:
         """x[N,C,H,W] -> y[N,C,OH,OW] and argmax, the index ky*KW + kx in the window (uint8 where it fits, else int32).
 
-        The first maximum wins, and so does the first NaN; padding is -inf.
+        The first maximum wins, and so does the first NaN; padding is -inf and never wins.
         """
         oh, ow = window_output(x.shape[2:], kernel, stride, pads)
         xpad = self._pad(x, pads, -np.inf)
         y = self.empty((*x.shape[:2], oh, ow), x.dtype)
         y[...] = _tap(xpad, 0, 0, oh, ow, stride)
-        argmax = self.xp.zeros(y.shape, argmax_dtype(kernel))
+        first = [self.xp.maximum(pads[2 * k] - self.xp.arange(y.shape[2 + k]) * stride[k], 0) for k in (0, 1)]
+        argmax = self.empty(y.shape, argmax_dtype(kernel))
+        argmax[...] = first[0][:, None] * kernel[1] + first[1]  # the first entry that lies inside the image
         for i in range(1, kernel[0] * kernel[1]):
             value = _tap(xpad, i // kernel[1], i % kernel[1], oh, ow, stride)
             better = ~(value <= y) & (y == y)  # `y == y`: not NaN yet
