@@ -18,6 +18,7 @@ import numpy as np
 
 HEADER = Path(__file__).with_name("cuda_shim.h")
 COMPILER = shutil.which("g++") or ""
+MISSING = "" if COMPILER else "g++ is not installed"
 FLAGS = ("-std=c++17", "-O2", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas")
 
 _KERNEL = re.compile(r'extern "C" __global__ void (\w+?)(##suffix)?\(')
@@ -31,30 +32,34 @@ def kernel_names(source: str) -> list[str]:
     return [match[1] for match in _KERNEL.finditer(expanded)]
 
 
-def compiled(source: str) -> ctypes.PyDLL:
-    """The shared library for a source, from a cache keyed by everything that goes into it.
-
-    PyDLL keeps the interpreter's lock while a kernel runs: threadIdx and shared memory are plain globals.
-    """
-    key = hashlib.sha256("\0".join((HEADER.read_text(), source, *FLAGS)).encode()).hexdigest()[:24]
+def built(text: str, *flags: str) -> Path:
+    """C++ as a shared library, from a cache keyed by everything that goes into it."""
+    key = hashlib.sha256("\0".join((HEADER.read_text(), text, *FLAGS, *flags)).encode()).hexdigest()[:24]
     folder = Path(tempfile.gettempdir()) / f"xconv-cuda-shim-{getpass.getuser()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     library = folder / f"{key}.so"
     if not library.exists():
-        text = f'#include "{HEADER}"\n{source}\n'
-        for name in kernel_names(source):
-            text += f'extern "C" const char* signature_{name}() {{ return shim::signature({name}); }}\n'
-            text += f'extern "C" int launch_{name}(const unsigned* dims, void** args)\n'
-            text += f"{{ return shim_launch({name}, dims, args); }}\n"
-        fibers = ["-DSHIM_FIBERS"] if "__syncthreads" in source else []
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            out = Path(scratch) / "kernels.so"
-            command = [COMPILER, *FLAGS, *fibers, "-x", "c++", "-", "-o", str(out)]
+            out = Path(scratch) / "built.so"
+            command = [COMPILER, *FLAGS, *flags, "-x", "c++", "-", "-o", str(out)]
             result = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
             if result.returncode:
                 raise RuntimeError(f"g++ refused the source:\n{result.stderr[:4000]}")
             os.replace(out, library)
-    return ctypes.PyDLL(str(library))
+    return library
+
+
+def compiled(source: str) -> ctypes.PyDLL:
+    """A CUDA source as a library with launchers beside its kernels.
+
+    PyDLL keeps the interpreter's lock while a kernel runs: threadIdx and shared memory are plain globals.
+    """
+    text = f'#include "{HEADER}"\n{source}\n'
+    for name in kernel_names(source):
+        text += f'extern "C" const char* signature_{name}() {{ return shim::signature({name}); }}\n'
+        text += f'extern "C" int launch_{name}(const unsigned* dims, void** args)\n'
+        text += f"{{ return shim_launch({name}, dims, args); }}\n"
+    return ctypes.PyDLL(str(built(text, *(["-DSHIM_FIBERS"] if "__syncthreads" in source else []))))
 
 
 class Kernel:

@@ -1,0 +1,98 @@
+"""A strict `cupy` without a device: CuPy's refusals, our CUDA kernels run on the CPU, a cuBLAS, and graph capture.
+
+    from tests.standin import install, recording, record
+
+    backend = install()                 # a CupyBackend on it, the same one in the whole process
+    with recording():                   # refuses what a CUDA graph cannot record
+        model.train_step(x, t, optimizer)
+    graph = record(step)                # warm-up, capture; graph.launch() replays the same addresses
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from types import ModuleType
+from typing import Any
+from unittest.mock import patch
+
+from tests.cuda_shim import MISSING
+from tests.standin import device, module
+from tests.standin.device import Graph, Stream, state
+from xconv import backend as backends
+from xconv.backend import Backend
+from xconv.errors import BackendError
+
+__all__ = ["MISSING", "fresh_backend", "install", "modules", "real", "record", "recording", "state"]
+
+
+@contextmanager
+def modules(cupy: ModuleType | None, pathfinder: ModuleType | None) -> Iterator[None]:
+    """`import cupy` and `import cuda.pathfinder` give these; None makes the import fail as if not installed."""
+    root = ModuleType("cuda")
+    root.pathfinder = pathfinder  # type: ignore[attr-defined]
+    with patch.dict(sys.modules, {"cupy": cupy, "cuda": root, "cuda.pathfinder": pathfinder}):
+        yield
+
+
+def fresh_backend() -> Backend:
+    """A new CupyBackend on a new stand-in."""
+    from xconv.backend.cupy_backend import CupyBackend
+
+    with modules(module.build(), module.pathfinder()):
+        backend = CupyBackend()
+        backends.prove(backend)
+    return backend
+
+
+@cache
+def install() -> Backend:
+    """The CupyBackend on the stand-in; "cupy" means this one from now on, unless a real device is usable."""
+    backend = fresh_backend()
+    if real() is None:
+        backends._made["cupy"] = backend
+    return backend
+
+
+@cache
+def real() -> Backend | None:
+    """The CupyBackend on a real device, where there is one."""
+    from xconv.backend.cupy_backend import CupyBackend
+
+    try:
+        backend = CupyBackend()
+        backends.prove(backend)
+    except BackendError:
+        return None
+    return backend
+
+
+@contextmanager
+def recording(stream: Stream | None = None) -> Iterator[Graph]:
+    """What runs inside is captured and what CUDA cannot capture is refused; the graph yielded replays it afterwards."""
+    graph, stream = Graph([]), stream or Stream(non_blocking=True)
+    state.blas_problems.clear()
+    with ExitStack() as stack:
+        if state.stream is not stream:
+            stack.enter_context(stream)
+        stream.begin_capture()
+        try:
+            yield graph
+        finally:
+            graph.work = stream.end_capture().work
+    if state.blas_problems:
+        raise device.CUDARuntimeError(900, state.blas_problems[0])
+
+
+def record(step: Callable[[], Any], warm_up: int = 3) -> tuple[Graph, Any]:
+    """(graph, what the step gave) as on a device: a stream and a pool of its own, warm-up steps, capture."""
+    pool, stream = device.MemoryPool(), Stream(non_blocking=True)
+    with device.using_allocator(pool.malloc), stream:
+        for _ in range(warm_up):
+            step()
+        with recording(stream) as graph:
+            result = step()
+    graph.pool = pool  # type: ignore[attr-defined]  # must outlive the graph
+    return graph, result

@@ -1,0 +1,253 @@
+"""The stand-in module `cupy`, put together from NumPy's functions by name, and its `cuda` and `cuda.pathfinder`."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from tests import cuda_shim
+from tests.standin import array, device
+from tests.standin.array import evaluate, fresh, host, ndarray
+from tests.standin.device import state
+
+# Names that CuPy 14 has too (tests/test_cupy_backend.py compares them with a real one where it is installed).
+UFUNCS = """
+    absolute add arccos arcsin arctan arctan2 bitwise_and bitwise_or bitwise_xor ceil conjugate cos cosh divide equal
+    exp exp2 expm1 floor floor_divide fmax fmin greater greater_equal hypot invert isfinite isinf isnan less less_equal
+    log log10 log1p log2 logaddexp logical_and logical_not logical_or logical_xor maximum minimum multiply negative
+    not_equal positive power reciprocal remainder rint sign signbit sin sinh sqrt square subtract tan tanh true_divide
+    trunc
+""".split()
+FUNCTIONS = """
+    all amax amin any argmax argmin argsort atleast_1d atleast_2d average broadcast_to clip concatenate count_nonzero
+    cumsum diagonal diff expand_dims flip hstack isclose max mean median min moveaxis nan_to_num nanmax nanmin outer
+    pad prod ravel repeat reshape rollaxis roll rot90 round searchsorted sort split squeeze stack std sum swapaxes take
+    take_along_axis tile transpose trace tril triu var vstack where
+""".split()
+BLAS = "matmul dot tensordot inner vdot einsum".split()
+CONSTANTS = """
+    float16 float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64 bool_ intp inf nan pi e newaxis dtype
+    finfo iinfo generic floating integer issubdtype promote_types result_type can_cast ndim shape size
+""".split()
+
+
+def build() -> ModuleType:
+    """A fresh module."""
+    cupy = ModuleType("cupy")
+    cupy.__version__ = "14.2.0"
+    cupy.ndarray = ndarray
+    for name in CONSTANTS:
+        setattr(cupy, name, getattr(np, name))
+    cupy.ndim, cupy.shape, cupy.size = (lambda a: a.ndim), (lambda a: a.shape), (lambda a: a.size)
+    for name in UFUNCS + FUNCTIONS:
+        setattr(cupy, name, _function(getattr(np, name)))
+    for name in BLAS:
+        setattr(cupy, name, _function(array._blas(getattr(np, name))))
+    for function in (empty, zeros, ones, full, empty_like, zeros_like, ones_like, full_like, arange, asarray):
+        setattr(cupy, function.__name__, function)
+    for function in (asnumpy, ascontiguousarray, copyto, get_array_module):
+        setattr(cupy, function.__name__, function)
+    cupy.array = lambda a, dtype=None, copy=True: asarray(a, dtype).copy()
+    cupy.copy = lambda a, order="C": a.copy()
+    cupy.random = _Refused("cuRAND")
+    cupy.linalg = SimpleNamespace(norm=_function(array._blas(np.linalg.norm)))
+    cupy.cuda = _cuda()
+    cupy.RawModule = RawModule
+    cupy.get_default_memory_pool = lambda: state.default_pool
+    state.module = cupy
+    return cupy
+
+
+def _function(function: Any) -> Any:
+    def call(*args: Any, out: Any = None, **kwargs: Any) -> Any:
+        return evaluate(function, *args, out=out, **kwargs)
+
+    return call
+
+
+class _Refused:
+    """cupy.random: seeds from the host, and refuses a capture."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __getattr__(self, name: str) -> Any:
+        raise NotImplementedError(f"calling {self._what} API during stream capture is currently unsupported: {name}")
+
+
+# ---------------------------------------------------------------------- creation and transfers
+
+
+def empty(shape: Any, dtype: Any = float, order: str = "C") -> ndarray:
+    return fresh(shape, dtype)
+
+
+def full(shape: Any, fill_value: Any, dtype: Any = None, order: str = "C") -> ndarray:
+    made = fresh(shape, dtype if dtype is not None else np.asarray(host(fill_value)).dtype)
+    made.fill(fill_value)
+    return made
+
+
+def zeros(shape: Any, dtype: Any = float, order: str = "C") -> ndarray:
+    return full(shape, 0, dtype)
+
+
+def ones(shape: Any, dtype: Any = float, order: str = "C") -> ndarray:
+    return full(shape, 1, dtype)
+
+
+def empty_like(a: ndarray, dtype: Any = None) -> ndarray:
+    return fresh(a.shape, dtype or a.dtype)
+
+
+def zeros_like(a: ndarray, dtype: Any = None) -> ndarray:
+    return full(a.shape, 0, dtype or a.dtype)
+
+
+def ones_like(a: ndarray, dtype: Any = None) -> ndarray:
+    return full(a.shape, 1, dtype or a.dtype)
+
+
+def full_like(a: ndarray, fill_value: Any, dtype: Any = None) -> ndarray:
+    return full(a.shape, fill_value, dtype or a.dtype)
+
+
+def arange(*args: Any, dtype: Any = None) -> ndarray:
+    return evaluate(lambda: np.arange(*args, dtype=dtype))
+
+
+def asarray(a: Any, dtype: Any = None, order: str | None = None) -> ndarray:
+    """From the host: a transfer."""
+    if isinstance(a, ndarray):
+        return a if dtype is None else a.astype(dtype, copy=False)
+    device.transfer("asarray of host data")
+    a = np.asarray(a, dtype)
+    made = fresh(a.shape, a.dtype)
+    made._host[...] = a
+    return made
+
+
+def ascontiguousarray(a: Any, dtype: Any = None) -> ndarray:
+    a = asarray(a, dtype)
+    return a if a.flags.c_contiguous else a.copy()
+
+
+def asnumpy(a: Any, *_: Any) -> np.ndarray:
+    return a.get() if isinstance(a, ndarray) else np.asarray(a)
+
+
+def copyto(dst: ndarray, src: Any, casting: str = "same_kind", where: Any = True) -> None:
+    target, values, mask = dst._host, host(src), host(where)
+    device.run(lambda: np.copyto(target, values, casting=casting, where=mask))
+
+
+def get_array_module(*args: Any) -> Any:
+    return state.module if any(isinstance(a, ndarray) for a in args) else np
+
+
+# ---------------------------------------------------------------------- kernels, cuda, cuBLAS
+
+
+class RawModule:
+    """As cupy.RawModule: the source is compiled when the first kernel is asked for."""
+
+    def __init__(self, *, code: str, options: tuple[str, ...] = (), backend: str = "nvrtc") -> None:
+        if not isinstance(options, tuple) or not all(isinstance(o, str) for o in options):
+            raise TypeError("options must be a tuple of str")
+        self.code = code
+        self._module: cuda_shim.Module | None = None
+
+    def get_function(self, name: str) -> Callable[..., None]:
+        if self._module is None:
+            device.refuse_in_capture("compiling a kernel")
+            self._module = cuda_shim.Module(self.code)
+        kernel = self._module.get_function(name)
+
+        def launch(grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...]) -> None:
+            if not all(isinstance(t, tuple) for t in (grid, block, args)):
+                raise TypeError(f"{name}: grid, block and args must be tuples")
+            for a in args:
+                if isinstance(a, np.ndarray) and a.size != 1:
+                    raise TypeError(f"You are trying to pass a numpy.ndarray of shape {a.shape} as a kernel parameter")
+                if isinstance(a, np.ndarray) and a.dtype.fields is None:
+                    raise TypeError(f"{name}: a NumPy array where a pointer is meant")
+            device.run(kernel.bind(grid, block, tuple(a._host if isinstance(a, ndarray) else a for a in args)))
+
+        return launch
+
+
+def cublas() -> Path:
+    """The library that stands for cuBLAS, built once and cached; its products are announced to the device."""
+    path = cuda_shim.built(Path(__file__).with_name("cublas.cpp").read_text())
+    library = ctypes.PyDLL(str(path))
+
+    @ctypes.CFUNCTYPE(None, ctypes.c_size_t, ctypes.c_void_p)
+    def observed(product: int, stream: int | None) -> None:
+        problems = [] if (stream or 0) == state.stream.ptr else ["cuBLAS has another stream than CuPy's current one"]
+        state.blas_problems += problems
+        device.run(lambda: None, again=lambda: library.standin_again(ctypes.c_size_t(product)))
+
+    library.standin_observe(observed)
+    state.keep = (library, observed)
+    return path
+
+
+class Device:
+    """As cupy.cuda.Device."""
+
+    def __init__(self, number: int = 0) -> None:
+        self.id = number
+
+    def __enter__(self) -> Device:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        pass
+
+    use = synchronize = lambda self: device.refuse_in_capture("device synchronize")
+
+
+@contextmanager
+def _nothing(*_: Any, **__: Any) -> Any:
+    yield
+
+
+def _cuda() -> Any:
+    properties = {"name": b"stand-in", "major": 9, "minor": 0, "totalGlobalMem": 1 << 34, "multiProcessorCount": 1}
+    runtime = SimpleNamespace(
+        CUDARuntimeError=device.CUDARuntimeError,
+        driverGetVersion=lambda: 13020,
+        runtimeGetVersion=lambda: 13020,
+        getDeviceCount=lambda: 1,
+        getDevice=lambda: 0,
+        getDeviceProperties=lambda number: dict(properties),
+        deviceSynchronize=lambda: device.refuse_in_capture("device synchronize"),
+    )
+    return SimpleNamespace(
+        runtime=runtime,
+        nvrtc=SimpleNamespace(getVersion=lambda: (13, 2)),
+        Stream=device.Stream,
+        Graph=device.Graph,
+        Device=Device,
+        MemoryPool=device.MemoryPool,
+        alloc=lambda size: state.allocator(size),
+        using_allocator=device.using_allocator,
+        get_current_stream=lambda: state.stream,
+        get_device_id=lambda: 0,
+        is_available=lambda: True,
+        memory=SimpleNamespace(OutOfMemoryError=device.OutOfMemoryError),
+    )
+
+
+def pathfinder() -> ModuleType:
+    """`cuda.pathfinder`, which finds that library."""
+    module = ModuleType("cuda.pathfinder")
+    path = str(cublas())
+    module.load_nvidia_dynamic_lib = lambda name: SimpleNamespace(abs_path=path if name == "cublas" else None)
+    return module
