@@ -10,10 +10,8 @@ from typing import Any
 import click
 
 from xconv import __version__
-from xconv.cli.backends import backends
-from xconv.cli.bench import bench
+from xconv.cli import backends, bench, train
 from xconv.cli.console import notice, plain_warnings
-from xconv.cli.train import train
 from xconv.errors import BackendError, XconvError
 
 MISTAKE, INTERRUPTED = 2, 130
@@ -87,5 +85,5 @@ def main(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for _command in (train, bench, backends):
+for _command in (train.train, bench.bench, backends.backends):
     main.add_command(_command)

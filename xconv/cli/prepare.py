@@ -18,7 +18,7 @@ def prepare(
     start = time.perf_counter()
     chosen = get_backend(backend)  # before any notice: where it cannot run, that is the one line to read
     where = f"{chosen.name} on {chosen.describe().get('device')}"
-    notice(f"{where}: preparing kernels, which are compiled once and kept on disk")
+    notice(f"{where}: preparing kernels (compiled once, kept on disk)")
     net = zoo.entry(model).build(recipe, backend=chosen, seed=seed)
     net.warm_up(optimizer)
     seconds = time.perf_counter() - start

@@ -44,9 +44,13 @@ COLUMNS = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "seconds", "
     show_default=True,
     help="Initial weights, and what the options below are where they are not given. 'book': as in the book.",
 )
-@click.option("--epochs", type=COUNT, help="How often the network sees every training image.")
-@click.option("--batch-size", type=COUNT, help="Images in a training step.")
-@click.option("--optimizer", type=click.Choice(list(optimizers.NAMED), case_sensitive=False), help="The update rule.")
+@click.option("--epochs", type=COUNT, help="Times the network sees every training image.  [default: the recipe's]")
+@click.option("--batch-size", type=COUNT, help="Images in a training step.  [default: the recipe's]")
+@click.option(
+    "--optimizer",
+    type=click.Choice(list(optimizers.NAMED), case_sensitive=False),
+    help="The update rule.  [default: the recipe's]",
+)
 @click.option("--lr", type=float, help="Learning rate.  [default: the recipe's, or the chosen optimizer's own]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of initial weights and shuffles.")
 @click.option(
@@ -85,10 +89,8 @@ def train(
         with brake, output_folder(out) if out else nullcontext() as folder:
             images = datasets.load(data)
             net, compile_seconds = prepare(model, plan, update_rule, backend=backend, seed=seed)
-            notice(
-                f"training {model} on {data}: {len(images.x_train):,} images, {len(images.x_test):,} more to test it; "
-                f"{plural(epochs, 'epoch')}, batches of {batch_size}, {type(update_rule).__name__} {update_rule.lr:g}"
-            )
+            rule = f"{type(update_rule).__name__} {update_rule.lr:g}"
+            notice(f"training {model} on {data}, {plural(epochs, 'epoch')}, batches of {batch_size}, {rule}")
             arrays = images.arrays(net.dtype)
             code = _train(net, arrays, update_rule, epochs, batch_size, brake)
             assert net.history is not None

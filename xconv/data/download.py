@@ -31,7 +31,7 @@ def download(
     """Bring the first of `urls` that answers with a file of at most `max_bytes` that `check` accepts.
 
     `check(file)` raises FileError on a wrong file. `destination` appears only when all is well, by one rename. Progress
-    goes to stderr where that is a terminal. FileError, with every mirror's failure and the `cure`, where none succeeded.
+    goes to stderr where that is a terminal. FileError, with every mirror's failure and the `cure`, where none gave it.
     """
     import pooch
 
