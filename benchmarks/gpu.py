@@ -144,11 +144,7 @@ def main() -> None:
             middles = [statistics.median(by_task[task]) for task in TASKS]
             ratios = [f"{whole['ratios'][task][name]:.2f}" if name in peers else "1.00" for task in TASKS]
             rows.append([name, *(f"{1e6 * m:.0f}" for m in middles), *ratios])
-        head = [
-            "SimpleConvNet",
-            *(f"{task} us a step" for task in TASKS),
-            *(f"{task}: xconv is, times" for task in TASKS),
-        ]
+        head = ["SimpleConvNet", *(f"{task}, us a step" for task in TASKS), *(f"{task}, over xconv" for task in TASKS)]
         print(f"{whole['device']}; {about_lines(whole)}\nbatch {args.batch_size}\n\n{table(head, rows)}")
     if args.out is not None:
         write_json(args.out / "gpu.json", whole)

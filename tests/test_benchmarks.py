@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,17 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
 @pytest.fixture
-def book(monkeypatch):
+def load(monkeypatch):
+    """load(name): a module of the benchmarks folder."""
     if not BENCHMARKS.is_dir():
         pytest.skip("the benchmarks folder is not beside the tests")
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import book_algorithm
+    return import_module
 
-    return book_algorithm
+
+@pytest.fixture
+def book(load):
+    return load("book_algorithm")
 
 
 @pytest.fixture
@@ -70,3 +75,36 @@ def test_book_columns_are_xconvs(book, kernel, stride, pad):
     assert np.array_equal(col, backend.im2col(x, (kernel, kernel), (stride, stride), pads))
     back = backend.col2im(col, x.shape, (kernel, kernel), (stride, stride), pads)
     np.testing.assert_allclose(book.col2im(col, x.shape, kernel, kernel, stride, pad), back, rtol=1e-13)
+
+
+def test_pytorch_starts_as_the_same_network(load, batch):
+    torch = pytest.importorskip("torch")
+    contestants = load("contestants")
+    x, _ = batch
+    model = xconv.SimpleConvNet(weight_init_std="he", backend="numpy")
+    with torch.inference_mode():
+        theirs = contestants.torch_net(torch)(torch.from_numpy(x.astype("float32"))).numpy()
+    ours = model.predict(x)
+    assert np.abs(theirs - ours).max() <= 1e-5 * np.abs(ours).max()
+
+
+def test_ratios_pair_the_turns_of_a_round(load):
+    peers = load("peers")
+    results = {
+        "xconv numpy float32": {"train": [1.0, 2.0, 4.0]},
+        "book float32": {"train": [3.0, 4.0, 20.0]},
+        "xconv numba float32": {"error": "none here"},
+    }
+    assert peers.ratio(results, "train", ("book float32",), "xconv numpy float32") == {
+        "median": 3.0,
+        "least": 2.0,
+        "most": 5.0,
+        "best_turns": 3.0,
+    }
+    assert [row["target"] for row in peers.ratios(results)] == [1.2]  # what did not run is not in the report
+
+
+def test_ratios_take_the_better_peer_of_the_whole_run(load):
+    peers = load("peers")
+    results = {"a": {"train": [9.0, 1.0, 9.0]}, "b": {"train": [8.0, 8.0, 8.0]}, "ours": {"train": [4.0, 4.0, 4.0]}}
+    assert peers.ratio(results, "train", ("a", "b"), "ours")["median"] == 2.0
