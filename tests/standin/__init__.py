@@ -1,11 +1,11 @@
 """A strict `cupy` without a device: CuPy's refusals, our CUDA kernels run on the CPU, a cuBLAS, and graph capture.
 
-    from tests.standin import install, recording, record
+from tests.standin import install, recording, record
 
-    backend = install()                 # a CupyBackend on it, the same one in the whole process
-    with recording():                   # refuses what a CUDA graph cannot record
-        model.train_step(x, t, optimizer)
-    graph = record(step)                # warm-up, capture; graph.launch() replays the same addresses
+backend = install()                 # a CupyBackend on it, the same one in the whole process
+with recording():                   # refuses what a CUDA graph cannot record
+    model.train_step(x, t, optimizer)
+graph = record(step)                # warm-up, capture; graph.launch() replays the same addresses
 """
 
 from __future__ import annotations

@@ -53,7 +53,9 @@ def evaluate(function: Any, *args: Any, out: Any = None, **kwargs: Any) -> Any:
     if out is not None:
         if not isinstance(out, ndarray):
             raise TypeError(f"out must be a cupy.ndarray, not {type(out)}")
-        device.run(lambda: function(*inputs, out=out._host, **kwargs), again=_again(function, inputs, kwargs, out._host))
+        device.run(
+            lambda: function(*inputs, out=out._host, **kwargs), again=_again(function, inputs, kwargs, out._host)
+        )
         return out
     result = function(*inputs, **kwargs)
     if isinstance(result, tuple | list):
@@ -225,7 +227,9 @@ class ndarray:  # the name that CuPy's has
         target, value = self._host, host(value)
         device.run(lambda: target.fill(value))
 
-    def astype(self, dtype: Any, order: str = "K", casting: Any = None, subok: Any = None, copy: bool = True) -> ndarray:
+    def astype(
+        self, dtype: Any, order: str = "K", casting: Any = None, subok: Any = None, copy: bool = True
+    ) -> ndarray:
         if not copy and self.dtype == np.dtype(dtype):
             return self
         return evaluate(lambda a: np.array(a, dtype), self)
@@ -304,6 +308,8 @@ for _name, _ufunc in {
     _binary(_name, _ufunc)
 for _name, _ufunc in {"neg": np.negative, "pos": np.positive, "abs": np.absolute, "invert": np.invert}.items():
     setattr(ndarray, f"__{_name}__", lambda self, _ufunc=_ufunc: evaluate(_ufunc, self))
-for _name in "sum mean max min prod var std argmax argmin any all clip squeeze ravel swapaxes take repeat round".split():
+for _name in (
+    "sum", "mean", "max", "min", "prod", "var", "std", "argmax", "argmin", "any", "all", "clip", "squeeze", "ravel", "swapaxes", "take", "repeat", "round",
+):  # fmt: skip
     _method(_name)
 ndarray.__hash__ = None  # type: ignore[assignment]

@@ -16,25 +16,30 @@ from tests.standin import array, device
 from tests.standin.array import evaluate, fresh, host, ndarray
 from tests.standin.device import state
 
+
+def _names(text: str) -> list[str]:
+    return text.split()
+
+
 # Names that CuPy 14 has too (tests/test_cupy_backend.py compares them with a real one where it is installed).
-UFUNCS = """
+UFUNCS = _names("""
     absolute add arccos arcsin arctan arctan2 bitwise_and bitwise_or bitwise_xor ceil conjugate cos cosh divide equal
     exp exp2 expm1 floor floor_divide fmax fmin greater greater_equal hypot invert isfinite isinf isnan less less_equal
     log log10 log1p log2 logaddexp logical_and logical_not logical_or logical_xor maximum minimum multiply negative
     not_equal positive power reciprocal remainder rint sign signbit sin sinh sqrt square subtract tan tanh true_divide
     trunc
-""".split()
-FUNCTIONS = """
+""")
+FUNCTIONS = _names("""
     all amax amin any argmax argmin argsort atleast_1d atleast_2d average broadcast_to clip concatenate count_nonzero
     cumsum diagonal diff expand_dims flip hstack isclose max mean median min moveaxis nan_to_num nanmax nanmin outer
     pad prod ravel repeat reshape rollaxis roll rot90 round searchsorted sort split squeeze stack std sum swapaxes take
     take_along_axis tile transpose trace tril triu var vstack where
-""".split()
-BLAS = "matmul dot tensordot inner vdot einsum".split()
-CONSTANTS = """
+""")
+BLAS = ("matmul", "dot", "tensordot", "inner", "vdot", "einsum")
+CONSTANTS = _names("""
     float16 float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64 bool_ intp inf nan pi e newaxis dtype
     finfo iinfo generic floating integer issubdtype promote_types result_type can_cast ndim shape size
-""".split()
+""")
 
 
 def build() -> ModuleType:
