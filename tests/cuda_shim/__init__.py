@@ -65,7 +65,7 @@ def compiled(source: str) -> ctypes.PyDLL:
 class Kernel:
     """One kernel, launched as on a device: kernel(grid, block, args). Arguments are checked against its signature.
 
-    Arguments: an array for a pointer, None for a null pointer to const, a Python int for long long, a float for
+    Arguments: an array for a pointer, 0 for a null pointer to const, a Python int for long long, a float for
     double, and a structured array of one element for a struct by value.
     """
 
@@ -102,7 +102,7 @@ class Kernel:
 
     def _value(self, code: str, arg: Any) -> Any:
         if code[0] in "*=":
-            if arg is None and code[0] == "*":
+            if type(arg) is int and arg == 0 and code[0] == "*":
                 return ctypes.c_void_p(0)
             if not isinstance(arg, np.ndarray) or arg.dtype.str[1:] != code[1:]:
                 raise TypeError(f"{self.name}: array of {code[1:]} expected, got {getattr(arg, 'dtype', arg)!r}")

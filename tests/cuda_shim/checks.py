@@ -168,7 +168,7 @@ def check_max_pool(module, source, dtype, name):
         if (where < 0).any():
             continue  # a window of nothing but padding has no maximum
         y, argmax = guarded.empty(expected.shape, dtype), guarded.empty(expected.shape, index)
-        args = (guarded(laid(x, product)), guarded(bias) if product else None, y, argmax, pool)
+        args = (guarded(laid(x, product)), guarded(bias) if product else 0, y, argmax, pool)
         module.get_function(f"{name}_{NAME[dtype]}_{'u8' if index == 'u1' else 'i32'}")(GRID, BLOCK, args)
         guarded.check()
         near(y, expected, dtype)
@@ -187,7 +187,7 @@ def check_max_pool_backward(module, source, dtype, name):
                 expected[n, c, *at] += dy[n, c, oy, ox]
         pool = struct(source, "Pool", **fields(x_shape, kernel, stride, pads), **strides(x_shape, product))
         dx = guarded.empty(laid(x, product).shape, dtype)
-        y = guarded(np.nan_to_num(y).astype(dtype)) if product else None
+        y = guarded(np.nan_to_num(y).astype(dtype)) if product else 0
         args = (guarded(dy), y, guarded(argmax.astype(index)), dx, pool)
         module.get_function(f"{name}_{NAME[dtype]}_{'u8' if index == 'u1' else 'i32'}")(GRID, BLOCK, args)
         guarded.check()
@@ -242,7 +242,7 @@ def check_maps_to_product(module, source, dtype, name):
         expected = np.zeros((f, n, p))
         for i, j, at in np.ndindex(n, f, p):
             expected[j, i, at] = dy[i, j, at] if not masked or y[i, j, at] > 0 else 0
-        args = (guarded(dy), guarded(y) if masked else None, out, n, f, p)
+        args = (guarded(dy), guarded(y) if masked else 0, out, n, f, p)
         module.get_function(f"{name}_{NAME[dtype]}")(GRID, BLOCK, args)
         guarded.check()
         near(out, expected, dtype)

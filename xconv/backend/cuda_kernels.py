@@ -41,7 +41,7 @@ class Kernels:
         self.blocks(file, kernel, (min(-(-size // BLOCK), MOST_BLOCKS),), (BLOCK,), *args)
 
     def blocks(self, file: str, kernel: str, grid: tuple[int, ...], block: tuple[int, ...], *args: Any) -> None:
-        """Launch on CuPy's current stream. Sizes are Python ints (long long), settings floats (double)."""
+        """Launch on CuPy's current stream. Sizes are Python ints (long long), settings floats (double), None is NULL."""
         self.check_process()
         if 0 in grid:  # nothing to do, and CUDA refuses an empty grid
             return
@@ -49,7 +49,8 @@ class Kernels:
             if file not in self._modules:
                 self._modules[file] = self._cupy.RawModule(code=cuda.source(file), options=("-std=c++17",))
             self._functions[kernel] = self._modules[file].get_function(kernel)
-        self._functions[kernel](grid, block, args)
+        # CuPy turns an int 0 into eight zero bytes, which is NULL; for None it gives CUDA no argument to read at all.
+        self._functions[kernel](grid, block, tuple(0 if arg is None else arg for arg in args))
 
 
 def window(
