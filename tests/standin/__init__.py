@@ -25,7 +25,7 @@ from xconv import backend as backends
 from xconv.backend import Backend
 from xconv.errors import BackendError
 
-__all__ = ["MISSING", "fresh_backend", "install", "modules", "real", "record", "recording", "state"]
+__all__ = ["MISSING", "fresh_backend", "install", "modules", "real", "real_or_reason", "record", "recording", "state"]
 
 
 @contextmanager
@@ -59,13 +59,20 @@ def install() -> Backend:
 @cache
 def real() -> Backend | None:
     """The CupyBackend on a real device, where there is one."""
+    found = real_or_reason()
+    return None if isinstance(found, str) else found
+
+
+@cache
+def real_or_reason() -> Backend | str:
+    """The CupyBackend on a real device, or why there is none."""
     from xconv.backend.cupy_backend import CupyBackend
 
     try:
         backend = CupyBackend()
         backends.prove(backend)
-    except BackendError:
-        return None
+    except BackendError as error:
+        return str(error)
     return backend
 
 

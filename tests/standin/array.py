@@ -309,7 +309,8 @@ for _name, _ufunc in {
 for _name, _ufunc in {"neg": np.negative, "pos": np.positive, "abs": np.absolute, "invert": np.invert}.items():
     setattr(ndarray, f"__{_name}__", lambda self, _ufunc=_ufunc: evaluate(_ufunc, self))
 for _name in (
-    "sum", "mean", "max", "min", "prod", "var", "std", "argmax", "argmin", "any", "all", "clip", "squeeze", "ravel", "swapaxes", "take", "repeat", "round",
+    "sum", "mean", "max", "min", "prod", "var", "std", "argmax", "argmin", "any", "all", "clip", "squeeze", "ravel",
+    "swapaxes", "take", "repeat", "round",
 ):  # fmt: skip
     _method(_name)
 ndarray.__hash__ = None  # type: ignore[assignment]
