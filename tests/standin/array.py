@@ -161,9 +161,6 @@ class ndarray:  # the name that CuPy's has
     def __float__(self) -> float:
         return float(self.get())
 
-    def __index__(self) -> int:
-        return operator.index(self.get().item())
-
     def __repr__(self) -> str:
         return f"standin{self._host!r}"  # a look by pytest is no transfer
 
