@@ -27,6 +27,7 @@ from machine import about, about_lines, blas, blas_line, table, without_core_typ
 WARM_STEPS = 3  # at the start of each turn, not timed: threads wake, caches fill
 LEAST_STEPS = 5
 TASKS = ("train", "infer")
+DISTURBED = 0.1  # a median that far from the ratio of the best turns, as a fraction, is not the contestants' doing
 NO_TORCH = 'no PyTorch here, so it is not compared: pip install "xconv[bench]"'
 # (question, target, slower contestants of which the best counts, faster contestant): see the foundation's demands
 DEMANDS = (
@@ -169,6 +170,11 @@ def report(machine: dict[str, Any], results: dict[str, Any], found: list[dict[st
         for row in found
     ]
     lines += [table(["times as fast", "target", "measured", "by round", "best turns"], targets), ""]
+    if any(abs(row["measured"]["median"] / row["measured"]["best_turns"] - 1) > DISTURBED for row in found):
+        lines += [
+            "Other programs disturbed this run: medians and best turns differ. The best turns are the fairer.",
+            "",
+        ]
     for name, row in ran.items():
         products = row["about"].get("blas") or blas_line(row["about"]["pools"])
         lines.append(f"{name}: {row['about']['threads']} threads; {products}")
