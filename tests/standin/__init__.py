@@ -5,22 +5,23 @@ from tests.standin import install, recording, record
 backend = install()                 # a CupyBackend on it, the same one in the whole process
 with recording():                   # refuses what a CUDA graph cannot record
     model.train_step(x, t, optimizer)
-graph = record(step)                # warm-up, capture; graph.launch() replays the same addresses
+launch, _ = record(backend, step)   # warm-up, capture; launch() replays on the same addresses
 """
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 
 from tests.cuda_shim import MISSING
-from tests.standin import device, module
-from tests.standin.device import Graph, Stream, state
+from tests.standin import module
+from tests.standin.device import Stream, state
 from xconv import backend as backends
 from xconv.backend import Backend
 from xconv.errors import BackendError
@@ -77,29 +78,43 @@ def real_or_reason() -> Backend | str:
 
 
 @contextmanager
-def recording(stream: Stream | None = None) -> Iterator[Graph]:
-    """What runs inside is captured and what CUDA cannot capture is refused; the graph yielded replays it afterwards."""
-    graph, stream = Graph([]), stream or Stream(non_blocking=True)
-    state.blas_problems.clear()
-    with ExitStack() as stack:
-        if state.stream is not stream:
-            stack.enter_context(stream)
+def recording(stream: Stream | None = None) -> Iterator[None]:
+    """What runs inside is captured, and what CUDA cannot capture is refused."""
+    stream = stream or Stream(non_blocking=True)
+    with stream:
         stream.begin_capture()
         try:
-            yield graph
+            yield
         finally:
-            graph.work = stream.end_capture().work
-    if state.blas_problems:
-        raise device.CUDARuntimeError(900, state.blas_problems[0])
+            stream.end_capture()
 
 
-def record(step: Callable[[], Any], warm_up: int = 3) -> tuple[Graph, Any]:
-    """(graph, what the step gave) as on a device: a stream and a pool of its own, warm-up steps, capture."""
-    pool, stream = device.MemoryPool(), Stream(non_blocking=True)
-    with device.using_allocator(pool.malloc), stream:
-        for _ in range(warm_up):
-            step()
-        with recording(stream) as graph:
-            result = step()
-    graph.pool = pool  # type: ignore[attr-defined]  # must outlive the graph
-    return graph, result
+def record(backend: Backend, step: Callable[[], Any], warm_up: int = 3) -> tuple[Any, Any]:
+    """(launch, what the step gave), by CuPy's own calls: on the stand-in and on a device alike.
+
+    A stream and a pool of the step's own, steps to warm up, capture. launch() replays the step and waits for it.
+    """
+    cuda = backend.xp.cuda
+    pool, stream = cuda.MemoryPool(), cuda.Stream(non_blocking=True)
+    backend.synchronize()
+    gc.collect()
+    gc.disable()  # a collection could free memory in the middle of a capture
+    try:
+        with cuda.using_allocator(pool.malloc), stream:
+            for _ in range(warm_up):
+                step()
+            stream.synchronize()
+            stream.begin_capture()
+            try:
+                result = step()
+            finally:
+                graph = stream.end_capture()
+    finally:
+        gc.enable()
+
+    def launch(keep: Any = (pool, result)) -> None:  # the graph reads and writes this memory
+        backend.synchronize()  # what the host changed meanwhile, on another stream
+        graph.launch(stream)
+        stream.synchronize()
+
+    return launch, result

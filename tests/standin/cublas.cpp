@@ -1,5 +1,5 @@
 // A cuBLAS for the stand-in: the functions xconv calls, with cuBLAS's column-major meaning and its checks, on host
-// memory. Each product is announced to an observer, so that a recorded step can run it again.
+// memory. Each product is announced to an observer, which may keep it for a recorded step instead of running it.
 #include <cstddef>
 #include <deque>
 #include <vector>
@@ -20,7 +20,7 @@ struct Product {
 };
 
 static std::deque<Product> products;
-static void (*observer)(std::size_t, void*) = nullptr;
+static int (*observer)(std::size_t, void*) = nullptr;  // 1: captured, not to be run now
 
 // C[m,n] = alpha op(A) op(B) + beta C; C is not read where beta is 0, so that it may hold NaN.
 template <typename T> static void multiply(const Product& p)
@@ -53,8 +53,7 @@ static int gemm(const Handle* h, Product p)
     if (p.m < 0 || p.n < 0 || p.k < 0 || (p.ta | p.tb) & ~1) return INVALID_VALUE;
     if (p.lda < least(p.ta ? p.k : p.m) || p.ldb < least(p.tb ? p.n : p.k) || p.ldc < least(p.m)) return INVALID_VALUE;
     products.push_back(p);
-    p.wide ? multiply<double>(p) : multiply<float>(p);
-    if (observer) observer(products.size() - 1, h->stream);
+    if (!observer || !observer(products.size() - 1, h->stream)) p.wide ? multiply<double>(p) : multiply<float>(p);
     return 0;
 }
 
@@ -78,6 +77,6 @@ int cublasDgemm_v2(Handle* h, int ta, int tb, int m, int n, int k, const double*
     return gemm(h, {true, ta, tb, m, n, k, *alpha, *beta, a, b, lda, ldb, c, ldc});
 }
 
-void standin_observe(void (*f)(std::size_t, void*)) { observer = f; }
+void standin_observe(int (*f)(std::size_t, void*)) { observer = f; }
 void standin_again(std::size_t i) { products[i].wide ? multiply<double>(products[i]) : multiply<float>(products[i]); }
 }

@@ -116,8 +116,10 @@ class Stream:
     def end_capture(self) -> Graph:
         if state.capture is None or state.capture_stream is not self:
             raise CUDARuntimeError(1, "this stream is not capturing")
-        graph = Graph(state.capture)
-        state.capture = None
+        graph, problems = Graph(state.capture), state.blas_problems
+        state.capture, state.blas_problems = None, []
+        if problems:
+            raise CUDARuntimeError(901, problems[0])
         return graph
 
     def is_capturing(self) -> bool:
@@ -151,7 +153,6 @@ class State:
         self.keep: Any = None  # what C code calls back must not be collected
         self.blas_problems: list[str] = []
         self.transfers = 0
-        self.launches = 0
 
 
 state = State()
@@ -171,14 +172,14 @@ def transfer(what: str) -> None:
     state.transfers += 1
 
 
-def run(work: Callable[[], Any], *, again: Callable[[], Any] | None = None) -> Any:
-    """Run `work` on the device now; a capture keeps `again` (or `work`) for replay."""
-    state.launches += 1
-    if state.capture is not None:
+def run(work: Callable[[], Any], *, again: Callable[[], Any] | None = None) -> None:
+    """Run `work` on the device; a capture runs nothing and keeps `again` (or `work`) for replay."""
+    if state.capture is None:
+        work()
+    else:
         if state.stream is not state.capture_stream:
             raise CUDARuntimeError(906, "work on another stream than the one that is captured")
         state.capture.append(again or work)
-    return work()
 
 
 @contextmanager

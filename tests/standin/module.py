@@ -192,11 +192,13 @@ def cublas() -> Path:
     path = cuda_shim.built(Path(__file__).with_name("cublas.cpp").read_text())
     library = ctypes.PyDLL(str(path))
 
-    @ctypes.CFUNCTYPE(None, ctypes.c_size_t, ctypes.c_void_p)
-    def observed(product: int, stream: int | None) -> None:
-        problems = [] if (stream or 0) == state.stream.ptr else ["cuBLAS has another stream than CuPy's current one"]
-        state.blas_problems += problems
-        device.run(lambda: None, again=lambda: library.standin_again(ctypes.c_size_t(product)))
+    @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_size_t, ctypes.c_void_p)
+    def observed(product: int, stream: int | None) -> bool:
+        if state.capture is not None and stream == state.capture_stream.ptr:
+            state.capture.append(lambda: library.standin_again(ctypes.c_size_t(product)))
+        elif state.capture is not None:
+            state.blas_problems.append("cuBLAS has another stream than the one that is captured")
+        return state.capture is not None
 
     library.standin_observe(observed)
     state.keep = (library, observed)
