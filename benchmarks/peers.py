@@ -27,7 +27,8 @@ from machine import about, about_lines, blas, blas_line, table, without_core_typ
 WARM_STEPS = 3  # at the start of each turn, not timed: threads wake, caches fill
 LEAST_STEPS = 5
 TASKS = ("train", "infer")
-DISTURBED = 0.1  # a median that far from the ratio of the best turns, as a fraction, is not the contestants' doing
+PAUSE = 0.5  # seconds before a disturbed turn is repeated
+DISTURBED = 0.1  # a turn is disturbed when other programs took more than this share of the machine
 NO_TORCH = 'no PyTorch here, so it is not compared: pip install "xconv[bench]"'
 # (question, target, slower contestants of which the best counts, faster contestant): see the foundation's demands
 DEMANDS = (
@@ -44,7 +45,7 @@ DEMANDS = (
 
 
 def serve(pipe: Connection, name: str, batch_size: int, threads: int) -> None:
-    """A contestant's process: make it, then answer each (task, seconds) with the median seconds of a step."""
+    """A contestant's process: make it, then answer each (task, seconds) with `_turn`."""
     from contestants import entrants
 
     try:
@@ -64,7 +65,9 @@ def serve(pipe: Connection, name: str, batch_size: int, threads: int) -> None:
         pipe.send(_turn(getattr(contestant, task), seconds))
 
 
-def _turn(step: Callable[[], Any], seconds: float) -> float:
+def _turn(step: Callable[[], Any], seconds: float) -> tuple[float, float]:
+    """(median seconds of a step, processor seconds that the whole turn took)."""
+    used = time.process_time()
     for _ in range(WARM_STEPS):
         step()
     times: list[float] = []
@@ -73,10 +76,44 @@ def _turn(step: Callable[[], Any], seconds: float) -> float:
         start = time.perf_counter()
         step()
         times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    return statistics.median(times), time.process_time() - used
 
 
-def compete(names: list[str], rounds: int, seconds: float, batch_size: int, threads: int) -> dict[str, Any]:
+def busy_seconds() -> float | None:
+    """Processor seconds used by everyone since the machine started; None where the system (not Linux) hides them."""
+    try:
+        with open("/proc/stat", encoding="ascii") as file:
+            user, nice, system, _idle, _wait, *rest = (int(word) for word in file.readline().split()[1:9])
+    except OSError:
+        return None
+    return (user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK")
+
+
+class Referee:
+    """Asks for turns, and has a turn repeated that other programs disturbed, while `patience` (seconds) lasts."""
+
+    def __init__(self, patience: float) -> None:
+        self.patience, self.turns, self.disturbed = patience, 0, 0
+
+    def turn(self, pipe: Connection, task: str, seconds: float) -> float:
+        """Median seconds of a step."""
+        while True:
+            start, before = time.perf_counter(), busy_seconds()
+            pipe.send((task, seconds))
+            median, used = pipe.recv()
+            took, after = time.perf_counter() - start, busy_seconds()
+            share = 0.0 if before is None or after is None else (after - before - used) / took / (os.cpu_count() or 1)
+            if share <= DISTURBED or self.patience <= 0:
+                self.turns += 1
+                self.disturbed += share > DISTURBED
+                return median
+            time.sleep(PAUSE)
+            self.patience -= took + PAUSE
+
+
+def compete(
+    names: list[str], rounds: int, seconds: float, batch_size: int, threads: int, referee: Referee
+) -> dict[str, Any]:
     """{contestant: {about, last_loss, train: [seconds of a step, by round], infer: [...]}}, or {error} if it failed."""
     for variable in ("OPENBLAS", "MKL", "OMP", "XCONV"):
         os.environ[f"{variable}_NUM_THREADS"] = str(threads)
@@ -106,8 +143,7 @@ def compete(names: list[str], rounds: int, seconds: float, batch_size: int, thre
         shift = number % max(len(order), 1)  # nobody always follows the same neighbour out of a cold start
         for name in order[shift:] + order[:shift]:
             for task in TASKS:
-                pipes[name].send((task, seconds))
-                results[name][task].append(pipes[name].recv())
+                results[name][task].append(referee.turn(pipes[name], task, seconds))
     for name, pipe in pipes.items():
         pipe.send(("end", 0.0))
         results[name]["last_loss"] = pipe.recv()
@@ -141,8 +177,9 @@ def ratios(results: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def report(machine: dict[str, Any], results: dict[str, Any], found: list[dict[str, Any]], batch_size: int) -> str:
+def report(whole: dict[str, Any]) -> str:
     """Everything for reading."""
+    results, batch_size = whole["contestants"], whole["batch_size"]
     ran = {name: row for name, row in results.items() if "error" not in row}
     rows = []
     for name, row in ran.items():
@@ -157,7 +194,7 @@ def report(machine: dict[str, Any], results: dict[str, Any], found: list[dict[st
         rows.append([*cells, f"{row['about']['first_loss']:.5f}"])
     head = ["SimpleConvNet", *(word for task in TASKS for word in (f"{task} ms", "by round", "images/s"))]
     head.append(f"loss, step {WARM_STEPS + LEAST_STEPS}")
-    lines = [about_lines(machine), f"batch {batch_size}, {len(next(iter(ran.values()))['train'])} rounds", ""]
+    lines = [about_lines(whole), f"batch {batch_size}, {whole['rounds']} rounds", ""]
     lines += [table(head, rows), ""]
     targets = [
         [
@@ -167,14 +204,11 @@ def report(machine: dict[str, Any], results: dict[str, Any], found: list[dict[st
             f"{row['measured']['least']:.2f}..{row['measured']['most']:.2f}",
             f"{row['measured']['best_turns']:.2f}",
         ]
-        for row in found
+        for row in whole["ratios"]
     ]
     lines += [table(["times as fast", "target", "measured", "by round", "best turns"], targets), ""]
-    if any(abs(row["measured"]["median"] / row["measured"]["best_turns"] - 1) > DISTURBED for row in found):
-        lines += [
-            "Other programs disturbed this run: medians and best turns differ. The best turns are the fairer.",
-            "",
-        ]
+    if whole["disturbed_turns"]:
+        lines.append(f"{whole['disturbed_turns']} of {whole['turns']} turns were disturbed by other programs.\n")
     for name, row in ran.items():
         products = row["about"].get("blas") or blas_line(row["about"]["pools"])
         lines.append(f"{name}: {row['about']['threads']} threads; {products}")
@@ -202,6 +236,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--rounds", type=int, default=11, help="turns of each contestant (default: 11)")
     parser.add_argument("--seconds", type=float, default=0.3, help="length of a turn (default: 0.3)")
+    parser.add_argument("--patience", type=float, default=60, help="seconds for repeated turns (default: 60)")
     parser.add_argument(
         "--batch-size", type=int, default=100, help="images in a batch (default: 100, the published one)"
     )
@@ -218,10 +253,18 @@ def main() -> None:
     if find_spec("torch") is None:
         print(NO_TORCH, file=sys.stderr)
         names = [name for name in names if not name.startswith("PyTorch")]
-    results = compete(names, args.rounds, args.seconds, args.batch_size, machine["threads"])
-    found = ratios(results)
-    whole = {**machine, "batch_size": args.batch_size, "rounds": args.rounds, "contestants": results, "ratios": found}
-    print(json.dumps(whole) if args.json else report(machine, results, found, args.batch_size))
+    referee = Referee(args.patience)
+    results = compete(names, args.rounds, args.seconds, args.batch_size, machine["threads"], referee)
+    whole = {
+        **machine,
+        "batch_size": args.batch_size,
+        "rounds": args.rounds,
+        "turns": referee.turns,
+        "disturbed_turns": referee.disturbed,
+        "contestants": results,
+        "ratios": ratios(results),
+    }
+    print(json.dumps(whole) if args.json else report(whole))
     if args.out is not None:
         write_json(args.out / "peers.json", whole)
         chart(args.out / "peers.png", machine, results, args.batch_size)

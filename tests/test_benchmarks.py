@@ -108,3 +108,35 @@ def test_ratios_take_the_better_peer_of_the_whole_run(load):
     peers = load("peers")
     results = {"a": {"train": [9.0, 1.0, 9.0]}, "b": {"train": [8.0, 8.0, 8.0]}, "ours": {"train": [4.0, 4.0, 4.0]}}
     assert peers.ratio(results, "train", ("a", "b"), "ours")["median"] == 2.0
+
+
+class Pipe:
+    """A contestant that answers with the next of `answers`: (median seconds, processor seconds used)."""
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+
+    def send(self, request):
+        pass
+
+    def recv(self):
+        return self.answers.pop(0)
+
+
+def test_a_disturbed_turn_is_repeated_while_patience_lasts(load, monkeypatch):
+    peers = load("peers")
+    monkeypatch.setattr(peers, "PAUSE", 1e-3)
+    seen = iter([0.0, 1e6, 1e6, 1e6])  # others used a million seconds during the first turn, none in the second
+    monkeypatch.setattr(peers, "busy_seconds", lambda: next(seen))
+    referee = peers.Referee(patience=60)
+    assert referee.turn(Pipe((3.0, 0.0), (2.0, 0.0)), "train", 0.0) == 2.0
+    assert (referee.turns, referee.disturbed) == (1, 0)
+
+
+def test_a_disturbed_turn_that_is_kept_is_counted(load, monkeypatch):
+    peers = load("peers")
+    seen = iter([0.0, 1e6])
+    monkeypatch.setattr(peers, "busy_seconds", lambda: next(seen))
+    referee = peers.Referee(patience=0)
+    assert referee.turn(Pipe((3.0, 0.0)), "train", 0.0) == 3.0
+    assert (referee.turns, referee.disturbed) == (1, 1)
