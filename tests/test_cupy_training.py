@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -141,6 +143,14 @@ def test_a_step_can_be_recorded_and_replayed(cupy, images, name, fuse):
     launch()
     if name in ("sgd", "adagrad", "rmsprop", "adam"):
         assert all(value.tobytes() == weights(model)[key].tobytes() for key, value in before.items())
+
+
+def test_threads_predict_the_same_bytes(cupy, images):
+    model = SimpleConvNet(**SMALL, backend=cupy)
+    expected = model.predict(images[0][:50], batch_size=10).tobytes()
+    with ThreadPoolExecutor(4) as pool:
+        got = list(pool.map(lambda _: model.predict(images[0][:50], batch_size=10).tobytes(), range(12)))
+    assert set(got) == {expected}
 
 
 @pytest.mark.skipif(bool(standin.MISSING), reason=f"stand-in: {standin.MISSING}")

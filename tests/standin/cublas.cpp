@@ -2,6 +2,7 @@
 // memory. Each product is announced to an observer, which may keep it for a recorded step instead of running it.
 #include <cstddef>
 #include <deque>
+#include <mutex>
 #include <vector>
 
 struct Handle {
@@ -19,6 +20,7 @@ struct Product {
     int ldc;
 };
 
+static std::mutex one_at_a_time;  // xconv calls from several threads
 static std::deque<Product> products;
 static int (*observer)(std::size_t, void*) = nullptr;  // 1: captured, not to be run now
 
@@ -52,6 +54,7 @@ static int gemm(const Handle* h, Product p)
     if (!h->workspace) return MAPPING_ERROR;  // cuBLAS would take its own; xconv promises to give one
     if (p.m < 0 || p.n < 0 || p.k < 0 || (p.ta | p.tb) & ~1) return INVALID_VALUE;
     if (p.lda < least(p.ta ? p.k : p.m) || p.ldb < least(p.tb ? p.n : p.k) || p.ldc < least(p.m)) return INVALID_VALUE;
+    const std::lock_guard<std::mutex> lock(one_at_a_time);
     products.push_back(p);
     if (!observer || !observer(products.size() - 1, h->stream)) p.wide ? multiply<double>(p) : multiply<float>(p);
     return 0;

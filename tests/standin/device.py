@@ -49,13 +49,13 @@ class MemoryPool:
 
     def malloc(self, size: int) -> Memory:
         rounded = max(512, -(-size // 512) * 512)
-        if self._free[rounded]:
+        try:
             block = self._free[rounded].pop()
-        else:
+        except IndexError:
             if state.capture is not None:
-                raise CUDARuntimeError(901, f"the memory pool grows by {rounded} bytes during capture")
+                raise CUDARuntimeError(901, f"the memory pool grows by {rounded} bytes during capture") from None
             if self._limit and self._total + rounded > self._limit:
-                raise OutOfMemoryError(f"Out of memory allocating {rounded} bytes (limit {self._limit})")
+                raise OutOfMemoryError(f"Out of memory allocating {rounded} bytes (limit {self._limit})") from None
             raw = np.empty(rounded + 512, np.uint8)
             start = -raw.ctypes.data % 512
             block = raw[start : start + rounded]

@@ -10,6 +10,11 @@ _NO_DEVICE, _DRIVER_TOO_OLD = 100, 35  # cudaErrorNoDevice, cudaErrorInsufficien
 INSTALL = 'pip install "xconv[cuda13]"'
 
 
+def dotted(version: int) -> str:
+    """13020 -> 13.2, as CUDA counts."""
+    return f"{version // 1000}.{version % 1000 // 10}"
+
+
 def refuse(reason: str, fix: str, version: str | None = None, cause: BaseException | None = None) -> NoReturn:
     """BackendError in one line: the reason, and what to do."""
     reason = " ".join(reason.split())
@@ -47,7 +52,7 @@ def _check_driver(cupy: Any, version: str) -> None:
             "`nvidia-smi` must list a GPU",
             version,
         )
-    old = f"the NVIDIA driver is for CUDA {driver // 1000}.{driver % 1000 // 10}"
+    old = f"the NVIDIA driver is for CUDA {dotted(driver)}"
     update = f'update the driver, or pip install "xconv[cuda{driver // 1000}]" in place of cuda{built_for // 1000}'
     if driver // 1000 < built_for // 1000:
         refuse(f"{old}, and this CuPy needs CUDA {built_for // 1000}", update, version)

@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from xconv.errors import BackendError
+from xconv.errors import BackendError, DTypeError
 from xconv.kernels import cuda
 from xconv.shapes import Pads, Pair
 
 BLOCK = 256  # threads in a block
 MOST_BLOCKS = 1 << 16  # kernels loop over what is left
+
+SUFFIX = {"float32": "f32", "float64": "f64"}  # of a kernel's name, by dtype
+_ARGMAX_SUFFIX = {"uint8": "u8", "int32": "i32"}
 
 _SIZES = ("n", "c", "h", "w", "oh", "ow", "kh", "kw", "sy", "sx", "top", "left")
 WINDOW = np.dtype([(name, np.int64) for name in (*_SIZES, "dy", "dx", "by_place", "by_tap")])  # in columns.cu
@@ -41,7 +44,7 @@ class Kernels:
         self.blocks(file, kernel, (min(-(-size // BLOCK), MOST_BLOCKS),), (BLOCK,), *args)
 
     def blocks(self, file: str, kernel: str, grid: tuple[int, ...], block: tuple[int, ...], *args: Any) -> None:
-        """Launch on CuPy's current stream. Sizes are Python ints (long long), settings floats (double), None is NULL."""
+        """Launch on CuPy's current stream. A Python int is a long long, a float a double, None is NULL."""
         self.check_process()
         if 0 in grid:  # nothing to do, and CUDA refuses an empty grid
             return
@@ -51,6 +54,13 @@ class Kernels:
             self._functions[kernel] = self._modules[file].get_function(kernel)
         # CuPy turns an int 0 into eight zero bytes, which is NULL; for None it gives CUDA no argument to read at all.
         self._functions[kernel](grid, block, tuple(0 if arg is None else arg for arg in args))
+
+
+def max_pool_name(kernel: str, y: Any, argmax: Any) -> str:
+    """The kernel for these two dtypes."""
+    if argmax.dtype.name not in _ARGMAX_SUFFIX:
+        raise DTypeError(f"max_pool: argmax must be uint8 or int32. Received: {argmax.dtype}")
+    return f"{kernel}_{SUFFIX[y.dtype.name]}_{_ARGMAX_SUFFIX[argmax.dtype.name]}"
 
 
 def window(

@@ -13,16 +13,14 @@ import numpy as np
 
 from xconv.backend.base import EVERYTHING, Array, Backend, ConvPoolSaved, ConvSaved, Need, argmax_dtype
 from xconv.backend.cublas import Cublas
-from xconv.backend.cuda import usable_cupy
-from xconv.backend.cuda_kernels import BLOCK, MOST_BLOCKS, Kernels, pool, pool_of_product, window
+from xconv.backend.cuda import dotted, usable_cupy
+from xconv.backend.cuda_kernels import BLOCK, MOST_BLOCKS, SUFFIX, Kernels, max_pool_name, pool, pool_of_product, window
 from xconv.errors import BackendError, DTypeError, described
 from xconv.shapes import Pads, Pair, same_shape, window_output
 
 COLUMNS_BYTES = 1 << 30  # a convolution whose columns are larger goes through its batch in parts
 ROW_PART = 8192  # entries that one block sums, up to MOST_PARTS blocks a row
 MOST_PARTS = 64
-
-_SUFFIX = {"f": "f32", "d": "f64"}
 
 
 class CupyBackend(Backend):
@@ -66,8 +64,8 @@ class CupyBackend(Backend):
             "version": f"cupy {self.xp.__version__}",
             "memory": about["totalGlobalMem"],
             "compute_capability": f"{about['major']}.{about['minor']}",
-            "cuda": _dotted(runtime.runtimeGetVersion()),
-            "driver": _dotted(runtime.driverGetVersion()),
+            "cuda": dotted(runtime.runtimeGetVersion()),
+            "driver": dotted(runtime.driverGetVersion()),
             "cublas": self._cublas.version(),
             "precision": "float32 without TF32",
         }
@@ -104,7 +102,7 @@ class CupyBackend(Backend):
         oh, ow = window_output((h, w), kernel, stride, pads, dilation)
         about = window(x_shape, (oh, ow), kernel, stride, pads, dilation, strides)
         size = n * oh * ow * c if name == "im2col" else n * c * h * w
-        suffix = _SUFFIX[out.dtype.char]
+        suffix = SUFFIX[out.dtype.name]
         self._kernels.each("columns", f"{name}_{suffix}", size, self._flat(source), out, about)
 
     # ------------------------------------------------------------------ pooling
@@ -115,7 +113,7 @@ class CupyBackend(Backend):
         y = self.empty((*x.shape[:2], oh, ow), x.dtype)
         argmax = self.empty(y.shape, argmax_dtype(kernel))
         about = pool(x.shape, (oh, ow), kernel, stride, pads)
-        name = "max_pool" + _argmax_suffix(y, argmax)
+        name = max_pool_name("max_pool", y, argmax)
         self._kernels.each("pool", name, y.size, self._flat(x), None, y, argmax, about)
         return y, argmax
 
@@ -133,7 +131,7 @@ class CupyBackend(Backend):
         pooled = tuple(int(about[f]) for f in ("n", "c", "oh", "ow"))
         same_shape(dy.shape, pooled, "max_pool_backward: dy")
         same_shape(argmax.shape, pooled, "max_pool_backward: argmax")
-        name = "max_pool_backward" + _argmax_suffix(dy, argmax)
+        name = max_pool_name("max_pool_backward", dy, argmax)
         self._kernels.each("pool", name, dx.size, self._flat(dy), y, self._flat(argmax), dx, about)
 
     def avg_pool(self, x: Array, kernel: Pair, stride: Pair, pads: Pads) -> Array:
@@ -236,7 +234,7 @@ class CupyBackend(Backend):
         pooled = window_output(unpooled, pool_kernel, pool_stride, (0, 0, 0, 0))
         y = self.empty((x.shape[0], f, *pooled), x.dtype)
         argmax = self.empty(y.shape, argmax_dtype(pool_kernel))
-        name = "max_pool" + _argmax_suffix(y, argmax)
+        name = max_pool_name("max_pool", y, argmax)
         for part in self._parts(x, w, unpooled[0] * unpooled[1]):
             product, out = self._conv_product(x[part], w, stride, pads, (1, 1)), y[part]
             about = pool_of_product((out.shape[0], f, *unpooled), pooled, pool_kernel, pool_stride)
@@ -306,7 +304,7 @@ class CupyBackend(Backend):
     def _row_sums(self, x: Array) -> Array:
         """x[R,L] -> [R]. A row is cut into parts by its length alone, so that a sum never changes its order."""
         rows, length = x.shape
-        suffix, parts = _SUFFIX[x.dtype.char], max(1, min(MOST_PARTS, length // ROW_PART))
+        suffix, parts = SUFFIX[x.dtype.name], max(1, min(MOST_PARTS, length // ROW_PART))
         sums = self.empty((rows, parts), x.dtype)
         self._kernels.blocks("reduce", f"row_sums_{suffix}", (rows, parts), (BLOCK,), x, sums, length)
         return sums.reshape(rows) if parts == 1 else self._row_sums(sums)
@@ -323,9 +321,8 @@ class CupyBackend(Backend):
         suffix = self._suffix("relu_backward", dy, y)
         same_shape(dy.shape, y.shape, "relu_backward: dy")
         dx = self.empty(dy.shape, dy.dtype)
-        self._kernels.each(
-            "elementwise", f"relu_backward_{suffix}", dx.size, self._flat(dy), self._flat(y), dx, dx.size
-        )
+        given = self._flat(dy), self._flat(y)
+        self._kernels.each("elementwise", f"relu_backward_{suffix}", dx.size, *given, dx, dx.size)
         return dx
 
     def softmax_cross_entropy(self, logits: Array, labels: Array) -> tuple[Array, Array]:
@@ -365,7 +362,7 @@ class CupyBackend(Backend):
     def _update(self, name: str, p: Array, g: Array, state: tuple[Array, ...], hyper: Array, *settings: float) -> None:
         suffix = self._suffix(name, p, g, *state)
         self._mine(name, hyper)
-        if hyper.dtype.char != "d" or hyper.size != 2:
+        if hyper.dtype != np.float64 or hyper.size != 2:
             raise DTypeError(f"{name}: hyper must be float64[2]. Received: {described(hyper)}")
         for array in (g, *state):
             same_shape(array.shape, p.shape, f"{name}: gradient and state")
@@ -390,23 +387,11 @@ class CupyBackend(Backend):
     def _suffix(self, operation: str, *arrays: Array) -> str:
         """The kernels' suffix for these arrays, which must be ours and all float32 or all float64."""
         self._mine(operation, *arrays)
-        kinds = {array.dtype.char for array in arrays}
-        if len(kinds) != 1 or not kinds <= _SUFFIX.keys():
+        kinds = {array.dtype.name for array in arrays}
+        if len(kinds) != 1 or not kinds <= SUFFIX.keys():
             got = ", ".join(str(array.dtype) for array in arrays)
             raise DTypeError(f"{operation}: expected arrays all of float32 or all of float64. Received: {got}")
-        return _SUFFIX[kinds.pop()]
+        return SUFFIX[kinds.pop()]
 
     def _flat(self, array: Array) -> Array:
         return array if array.flags.c_contiguous else self.xp.ascontiguousarray(array)
-
-
-def _argmax_suffix(y: Array, argmax: Array) -> str:
-    kinds = {"B": "u8", "i": "i32"}
-    if argmax.dtype.char not in kinds:
-        raise DTypeError(f"max_pool: argmax must be uint8 or int32. Received: {argmax.dtype}")
-    return f"_{_SUFFIX[y.dtype.char]}_{kinds[argmax.dtype.char]}"
-
-
-def _dotted(version: int) -> str:
-    """13020 -> 13.2, as CUDA counts."""
-    return f"{version // 1000}.{version % 1000 // 10}"
