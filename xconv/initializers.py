@@ -19,8 +19,9 @@ def zeros(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
 
 def normal(std: float) -> Initializer:
     """Gaussian of mean 0 and the given standard deviation."""
-    if not isinstance(std, int | float) or not 0 <= std < math.inf:
+    if isinstance(std, bool) or not isinstance(std, int | float | np.number) or not 0 <= std < math.inf:
         raise ConfigError(f"the standard deviation of initial weights must be >= 0. Received: {described(std)}")
+    std = float(std)  # in float64, whatever NumPy scalar came
     return lambda rng, shape: rng.standard_normal(shape) * std
 
 

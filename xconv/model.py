@@ -16,7 +16,7 @@ import numpy as np
 from xconv import checkpoint, checks, metrics, streams
 from xconv.backend import Array, Backend, get_backend
 from xconv.callbacks import Callback, History
-from xconv.errors import ConfigError, DeadNetworkWarning, NonFiniteError, described
+from xconv.errors import ConfigError, DeadNetworkWarning, NonFiniteError, ShapeError, described
 from xconv.graph import INPUT, Graph, Tape
 from xconv.layers import Context, Layer
 from xconv.layers.base import ParamSpec
@@ -50,6 +50,8 @@ class Model:
         self.dtype = checks.dtype_name(dtype)
         self.seed = streams.check_seed(seed)
         self.fuse = fuse
+        if not isinstance(input_shape, Sequence):
+            raise ConfigError(f"input_shape: expected sizes, as (1, 28, 28). Received: {described(input_shape)}")
         self.input_shape = tuple(positive(n, "input_shape: each size") for n in input_shape)
         self.graph = Graph.chain(layers, self.input_shape)
         self.loss_function = SoftmaxCrossEntropy()
@@ -120,6 +122,11 @@ class Model:
         return checks.images(self._on_host(x), self.input_shape, what, empty_ok=empty_ok)
 
     def _labels(self, t: Any, n: int, what: str) -> np.ndarray:
+        if len(self.graph.output_shape) != 1:
+            raise ShapeError(
+                f"{what}: labels need logits (N, classes); end the network with Flatten and Dense. "
+                f"Received: a network whose output is (N, {', '.join(map(str, self.graph.output_shape))})"
+            )
         return checks.labels(self._on_host(t), n, self.classes, what)
 
     def _on_host(self, a: Any) -> Any:
@@ -236,6 +243,8 @@ class Model:
         x = self._images(x, "fit: x")
         t = self._labels(t, len(x), "fit: t")
         if validation is not None:
+            if not isinstance(validation, tuple | list) or len(validation) != 2:
+                raise ConfigError(f"fit: expected validation=(x, t). Received: {described(validation)}")
             vx = self._images(validation[0], "fit: validation x")
             validation = vx, self._labels(validation[1], len(vx), "fit: validation t")
         self.history = history = History()

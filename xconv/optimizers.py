@@ -36,6 +36,10 @@ class Optimizer:
         self._hyper: Array = None  # float64[2] on the device: learning rate, steps done
         self._state: dict[str, dict[str, Array]] = {}
 
+    def __repr__(self) -> str:
+        settings = {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
+        return f"{type(self).__name__}({', '.join(f'{k}={v:g}' for k, v in {'lr': self._lr, **settings}.items())})"
+
     @property
     def lr(self) -> float:
         """The learning rate; may be changed between steps."""
@@ -184,4 +188,4 @@ def get(name: str | Optimizer, **settings: Any) -> Optimizer:
     try:
         return NAMED[name.lower()](**settings)
     except TypeError as error:
-        raise ConfigError(f"optimizer {name!r}: {error}") from None
+        raise ConfigError(f"optimizer {name!r}: {error}. Received: {described(settings)}") from None

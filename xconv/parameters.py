@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from xconv import checks
 from xconv.backend import Array, Backend
 from xconv.errors import XconvError, described
 from xconv.shapes import same_shape
@@ -70,8 +71,11 @@ class Parameters(MutableMapping[str, Array]):
         view = self._views[name]
         if value is view:  # `params[k] -= ...` ends in an assignment of the view to itself
             return
-        same_shape(getattr(value, "shape", np.shape(value)), view.shape, f"parameter {name!r}")
-        view[...] = value if isinstance(value, self.backend.array_type) else self.backend.asarray(value, view.dtype)
+        on_device = isinstance(value, self.backend.array_type) and not isinstance(value, np.ndarray)
+        if not on_device:
+            value = checks.host_array(value, f"parameter {name!r}")
+        same_shape(value.shape, view.shape, f"parameter {name!r}")
+        view[...] = value if on_device else self.backend.asarray(value, view.dtype)
 
     def __delitem__(self, name: str) -> None:
         raise XconvError(f"a model's parameters cannot be deleted. Received: del params[{name!r}]")

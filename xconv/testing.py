@@ -127,7 +127,11 @@ def _check_gradients(
 
     _close(got["dx"], numerical_gradient(lambda a: value(a, weights), x), GRADIENT_TOLERANCE, f"{label}: dx, numerical")
     for name, w in weights.items():
-        numerical = numerical_gradient(lambda a, name=name: value(x, {**weights, name: a}), w)
+
+        def of_parameter(array: np.ndarray, name: str = name) -> float:
+            return value(x, {**weights, name: array})
+
+        numerical = numerical_gradient(of_parameter, w)
         _close(got[f"d{name}"], numerical, GRADIENT_TOLERANCE, f"{label}: d{name}, numerical")
 
 

@@ -78,7 +78,7 @@ def get_backend(name: str | Backend | None = None) -> Backend:
         origin = " from $XCONV_BACKEND" if os.environ.get("XCONV_BACKEND") else ""
     if name == "auto":
         return _best()
-    if name not in _CLASSES:
+    if not isinstance(name, str) or name not in _CLASSES:
         raise BackendError(
             f"unknown backend{origin}: expected one of {', '.join(map(repr, sorted(NAMES)))} or 'auto'. "
             f"Received: {described(name)}"

@@ -7,7 +7,7 @@ import os
 import threading
 import weakref
 from collections import defaultdict
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -55,7 +55,7 @@ class HostPool:
         # The memoryview is needed: a view's base is the owner of its memory, found by looking through arrays alone.
         lease = block.view(_Lease)
         weakref.finalize(lease, self._give_back, block).atexit = False
-        return np.frombuffer(memoryview(lease), dtype, count=math.prod(shape)).reshape(shape)
+        return np.frombuffer(memoryview(cast(Any, lease)), dtype, count=math.prod(shape)).reshape(shape)
 
     def _give_back(self, block: np.ndarray) -> None:
         with self._lock:

@@ -75,7 +75,7 @@ class NumbaBackend(NumpyBackend):
         self, col: Array, x_shape: tuple[int, ...], kernel: Pair, stride: Pair, pads: Pads, dilation: Pair = (1, 1)
     ) -> Array:
         n, c = x_shape[:2]
-        oh, ow = window_output(x_shape[2:], kernel, stride, pads, dilation)
+        oh, ow = window_output((x_shape[2], x_shape[3]), kernel, stride, pads, dilation)
         col = col.reshape(n, oh, ow, c, *kernel)
         x = self.empty(x_shape, col.dtype)
         window = (*kernel, *stride, pads[0], pads[2], *dilation)

@@ -43,9 +43,11 @@ class SimpleConvNet(Model):
         dtype: str = "float32",
         fuse: bool = True,
     ) -> None:
-        unknown = set(conv_param or {}) - set(CONV_PARAM)
+        if conv_param is not None and not isinstance(conv_param, Mapping):
+            raise ConfigError(f"conv_param: expected a dict. Received: {described(conv_param)}")
+        unknown = [key for key in conv_param or {} if key not in CONV_PARAM]
         if unknown:
-            raise ConfigError(f"conv_param: expected keys among {list(CONV_PARAM)}. Received: {sorted(unknown)}")
+            raise ConfigError(f"conv_param: expected keys among {list(CONV_PARAM)}. Received: {unknown}")
         conv = {**CONV_PARAM, **(conv_param or {})}
         if not isinstance(input_dim, tuple | list) or len(input_dim) != 3:
             raise ConfigError(f"input_dim: expected (channels, height, width). Received: {described(input_dim)}")
