@@ -10,8 +10,11 @@ from tests.tolerances import TOLERANCES
 from xconv.backend import Backend
 
 
-def close(backend: Backend, got: Any, expected: np.ndarray, kind: str, what: str = "") -> None:
-    """Shape, NaNs, and max|difference| over the largest entry of the reference."""
+def close(backend: Backend, got: Any, expected: np.ndarray, kind: str, what: str = "", *, scale: float = 0.0) -> None:
+    """Shape, NaNs, and max|difference| over the largest entry of the reference.
+
+    `scale`, where larger, is the size of what was added up: terms that cancel leave a small sum with their errors.
+    """
     assert isinstance(got, backend.array_type), what
     dtype = got.dtype.name
     got = backend.to_numpy(got)
@@ -19,7 +22,7 @@ def close(backend: Backend, got: Any, expected: np.ndarray, kind: str, what: str
     assert np.array_equal(np.isnan(got), np.isnan(expected)), f"{what}: NaN in other places"
     finite = np.isfinite(expected)
     assert np.array_equal(got[~finite & ~np.isnan(got)], expected[~finite & ~np.isnan(expected)]), f"{what}: infinities"
-    scale = np.abs(expected[finite]).max(initial=0.0)
+    scale = max(scale, np.abs(expected[finite]).max(initial=0.0))
     far = np.abs(got[finite].astype(np.float64) - expected[finite]).max(initial=0.0)
     limit = TOLERANCES[kind, dtype if dtype in ("float32", "float64") else "float64"]
     assert far <= limit * scale, f"{what}: {far / scale if scale else far:.3g} of the largest entry, allowed {limit:g}"
