@@ -23,8 +23,8 @@ SETUPTOOLS = PROJECT["tool"]["setuptools"]
 
 
 def packages_in_the_tree() -> set[str]:
-    """Every folder with an __init__.py, under the name it is installed by."""
-    found = set()
+    """Every folder with an __init__.py, and that of the sample images, under the name it is installed by."""
+    found = {"xconv.data.mnist_sample"}
     for folder, top in ((ROOT / "xconv", "xconv"), (ROOT / "kernels", "xconv.kernels")):
         for path in folder.rglob("__init__.py"):
             found.add(".".join((top, *path.parent.relative_to(folder).parts)))
