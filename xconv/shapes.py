@@ -46,6 +46,18 @@ def paddings(value: Any, what: str) -> Pads:
     return height, height, width, width
 
 
+def pooling_pads(value: Any, kernel: Pair, what: str) -> Pads:
+    """(top, bottom, left, right) for a pooling, of which every window must see some of the image."""
+    pads = paddings(value, f"{what}: pad")
+    for axis, name in enumerate(("height", "width")):
+        if max(pads[2 * axis : 2 * axis + 2]) >= kernel[axis]:
+            raise ConfigError(
+                f"{what}: pad must be smaller than the kernel's {name} of {kernel[axis]}, or some windows hold "
+                f"nothing but padding. Received: pads {pads}"
+            )
+    return pads
+
+
 def window_output(
     size: Pair, kernel: Pair, stride: Pair, pads: Pads, dilation: Pair = (1, 1), what: str = "window"
 ) -> Pair:

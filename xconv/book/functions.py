@@ -6,6 +6,7 @@ import numpy as np
 
 from xconv import checks, data, optimizers
 from xconv.backend import Array, backend_of
+from xconv.book.layers import floats
 from xconv.errors import ShapeError, described
 from xconv.shapes import paddings, pair, positive, window_output
 
@@ -13,20 +14,22 @@ Split = tuple[np.ndarray, np.ndarray]
 
 
 def im2col(input_data: Array, filter_h: int, filter_w: int, stride: int = 1, pad: int = 0) -> Array:
-    """x[N,C,H,W] -> col[N*OH*OW, C*filter_h*filter_w] (section 7.4.3), in the dtype of x."""
+    """x[N,C,H,W] -> col[N*OH*OW, C*filter_h*filter_w] (section 7.4.3), in the dtype of x; of integers, float64."""
+    backend = backend_of(input_data)
     _four_axes(input_data.shape, "im2col")
     kernel = positive(filter_h, "im2col: filter_h"), positive(filter_w, "im2col: filter_w")
     strides, pads = pair(stride, "im2col: stride"), paddings(pad, "im2col: pad")
     window_output(input_data.shape[2:], kernel, strides, pads, what="im2col")
-    backend = backend_of(input_data)
+    x = floats(backend, input_data, "im2col: input_data")
     with backend.running():
-        return backend.im2col(backend.xp.ascontiguousarray(input_data), kernel, strides, pads)
+        return backend.im2col(x, kernel, strides, pads)
 
 
 def col2im(
     col: Array, input_shape: tuple[int, ...], filter_h: int, filter_w: int, stride: int = 1, pad: int = 0
 ) -> Array:
     """col[N*OH*OW, C*filter_h*filter_w] -> x[N,C,H,W], overlapping windows summed (section 7.4.3)."""
+    backend = backend_of(col)
     _four_axes(input_shape, "col2im")
     kernel = positive(filter_h, "col2im: filter_h"), positive(filter_w, "col2im: filter_w")
     strides, pads = pair(stride, "col2im: stride"), paddings(pad, "col2im: pad")
@@ -36,9 +39,9 @@ def col2im(
         raise ShapeError(
             f"col2im: expected columns of shape {(n * oh * ow, c * kernel[0] * kernel[1])}. Received: {described(col)}"
         )
-    backend = backend_of(col)
+    col = floats(backend, col, "col2im: col")
     with backend.running():
-        return backend.col2im(backend.xp.ascontiguousarray(col), tuple(input_shape), kernel, strides, pads)
+        return backend.col2im(col, tuple(input_shape), kernel, strides, pads)
 
 
 def _four_axes(shape: tuple[int, ...], what: str) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from xconv.backend import Array, Need
-from xconv.errors import ConfigError
 from xconv.layers.base import Context, Layer, Shape
-from xconv.shapes import paddings, pair, window_output
+from xconv.shapes import pair, pooling_pads, window_output
 
 
 class _Pool2D(Layer):
@@ -24,13 +23,7 @@ class _Pool2D(Layer):
         super().__init__(name=name)
         self.kernel = pair(kernel, f"{self.label}: kernel")
         self.stride = self.kernel if stride is None else pair(stride, f"{self.label}: stride")
-        self.pads = paddings(pad, f"{self.label}: pad")
-        for axis, name in enumerate(("height", "width")):
-            if max(self.pads[2 * axis : 2 * axis + 2]) >= self.kernel[axis]:
-                raise ConfigError(
-                    f"{self.label}: pad must be smaller than the kernel's {name} of {self.kernel[axis]}, or some "
-                    f"windows hold nothing but padding. Received: pads {self.pads}"
-                )
+        self.pads = pooling_pads(pad, self.kernel, self.label)
 
     def output_shape(self, in_shape: Shape) -> Shape:
         c, h, w = self._expect_images(in_shape)
