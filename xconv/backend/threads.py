@@ -108,7 +108,7 @@ class OneBlasThread:
             if self._inside == 1:
                 self._before = [library.num_threads for library in self._libraries]
                 for library in self._libraries:
-                    library.set_num_threads(1)
+                    _set_threads(library, 1)
         try:
             yield
         finally:
@@ -116,4 +116,18 @@ class OneBlasThread:
                 self._inside -= 1
                 if self._inside == 0:
                     for library, threads in zip(self._libraries, self._before, strict=True):
-                        library.set_num_threads(threads)
+                        _set_threads(library, threads)
+
+
+def _set_threads(library: Any, threads: int) -> None:
+    """`library.set_num_threads`, from any thread.
+
+    Newer threadpoolctl lets OpenBLAS be set only by the thread that set it first, and ignores others without a word.
+    Ours may enter and leave in any order, and OneBlasThread counts them; so nobody keeps that right.
+    """
+    free = getattr(library, "clear_controlling_thread", None)
+    if free is not None:
+        free(force=True)
+    library.set_num_threads(threads)
+    if free is not None:
+        free(force=True)
