@@ -83,8 +83,8 @@ class Team:
 
     def ranges(self, n: int, work: float) -> list[tuple[int, int]]:
         """0..n cut evenly, a range a thread; one range where `work`, in entries, is too little to share."""
-        parts = 1 if work < 2e4 else min(self.threads, n)
-        return [(n * i // parts, n * (i + 1) // parts) for i in range(max(parts, 1))]
+        parts = 1 if work < 2e4 else max(1, min(self.threads, n))
+        return [(n * i // parts, n * (i + 1) // parts) for i in range(parts)]
 
 
 class OneBlasThread:
