@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from xconv.backend.base import Array, Backend, Need
-from xconv.errors import BackendError, described
+from xconv.errors import BackendError, XconvError, described
 
 __all__ = ["NAMES", "Array", "Backend", "BackendInfo", "Need", "backend_of", "backends", "get_backend"]
 
@@ -45,10 +45,26 @@ def _make(name: str) -> Backend:
     with _lock:
         if name not in _made:
             module, cls = _CLASSES[name]
-            backend: Backend = getattr(import_module(module), cls)()
-            prove(backend)
+            try:
+                backend: Backend = getattr(import_module(module), cls)()
+                prove(backend)
+            except XconvError:
+                raise
+            except Exception as error:
+                raise _cannot_run(name, error) from error
             _made[name] = backend
         return _made[name]
+
+
+def _cannot_run(name: str, error: Exception) -> BackendError:
+    """What a backend's library says when it is missing or broken, with the line that mends it."""
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    if missing:
+        reason, fix = f"{missing} is not installed", f"pip install {missing.partition('.')[0]}"
+    else:
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        reason, fix = f"{name} does not work: {said[:300]}", f"pip install --upgrade --force-reinstall {name}"
+    return BackendError(f"backend {name!r} cannot run here: {reason}; {fix}", reason=reason, fix=fix)
 
 
 def prove(backend: Backend) -> None:
@@ -59,9 +75,9 @@ def prove(backend: Backend) -> None:
         product = backend.matmul(col, backend.asarray(np.ones((4, 1), np.float32)))
         got = backend.to_numpy(product).ravel().tolist()
     if got != [8.0, 12.0, 20.0, 24.0]:
-        raise BackendError(
-            f"backend {backend.name!r}: the sums of four windows should be [8, 12, 20, 24]. Received: {got}"
-        )
+        reason = f"it computes wrongly: the sums of four windows should be [8, 12, 20, 24]. Received: {got}"
+        fix = f"pip install --force-reinstall {backend.name}"
+        raise BackendError(f"backend {backend.name!r} cannot run here: {reason}; {fix}", reason=reason, fix=fix)
 
 
 def get_backend(name: str | Backend | None = None) -> Backend:
@@ -94,9 +110,8 @@ def _best() -> Backend:
     for name in NAMES:
         try:
             backend = _make(name)
-        except Exception as error:
-            reason = getattr(error, "reason", None) or f"{type(error).__name__}: {error}"
-            skipped.append(f"no {name}: {reason}".split("\n", 1)[0].rstrip("."))
+        except XconvError as error:
+            skipped.append(f"no {name}: {_reason(error)}".split("\n", 1)[0].rstrip("."))
             continue
         why = "; ".join(skipped) if skipped else "the fastest there is"
         print(f"xconv: backend 'auto' chose {name} on {backend.describe().get('device')} ({why})", file=sys.stderr)
@@ -113,10 +128,14 @@ def backends() -> list[BackendInfo]:
             about = _make(name).describe()
             rows.append(BackendInfo(name, True, about.get("device"), about.get("version"), None, None))
         except Exception as error:
-            fix = getattr(error, "fix", None) or f"pip install --force-reinstall {name}"
-            reason = getattr(error, "reason", None) or f"{type(error).__name__}: {error}"
-            rows.append(BackendInfo(name, False, None, getattr(error, "version", None), reason, fix))
+            known = error if isinstance(error, XconvError) else _cannot_run(name, error)
+            fix = getattr(known, "fix", None) or "put right what the reason names"
+            rows.append(BackendInfo(name, False, None, getattr(known, "version", None), _reason(known), fix))
     return rows
+
+
+def _reason(error: XconvError) -> str:
+    return getattr(error, "reason", None) or str(error)
 
 
 def backend_of(array: Any, name: str | Backend | None = None) -> Backend:
