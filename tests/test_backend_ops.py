@@ -189,3 +189,6 @@ def test_asarray_is_a_contiguous_array_of_ours(backend):
         got = backend.asarray(a, "float32")
         assert isinstance(got, backend.array_type) and got.dtype == np.dtype("=f4") and got.flags.c_contiguous
         assert np.array_equal(backend.to_numpy(got), np.asarray(a))
+    assert backend.asarray(2.5).shape == backend.asarray(np.float32(2.5), "float64").shape == ()
+    device = backend.asarray(np.arange(6.0).reshape(2, 3))
+    assert backend.asarray(device[0, 1]).shape == () and backend.asarray(device.T).flags.c_contiguous

@@ -1,7 +1,8 @@
 """Optimizers: `optimizer.update(params, grads)` changes the parameters in place.
 
 With a model's own parameters and gradients that is one fused pass over one flat buffer; any other mapping of names to
-arrays is updated name by name, to the same bits.
+arrays is updated name by name by the backend that owns them ($XCONV_BACKEND, or the best, for NumPy arrays), to the
+same bits as on that backend.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ class Backend:
     def asarray(self, a: Any, dtype: Any = None) -> Array:
         """`a` as this backend's C-contiguous array, in native byte order."""
         a = np.asarray(a)
-        return np.ascontiguousarray(a, dtype=np.dtype(dtype or a.dtype).newbyteorder("="))
+        return np.asarray(a, dtype=np.dtype(dtype or a.dtype).newbyteorder("="), order="C")  # a scalar keeps rank 0
 
     def to_numpy(self, a: Array) -> np.ndarray:
         """`a` on the host."""

@@ -43,7 +43,7 @@ class CupyBackend(Backend):
             a = super().asarray(a, dtype)
             if a.dtype.kind not in "biufc":
                 raise DTypeError(f"asarray: expected numbers. Received: {described(a)}")
-        return self.xp.ascontiguousarray(self.xp.asarray(a), dtype)
+        return self.xp.ascontiguousarray(self.xp.asarray(a), dtype).reshape(a.shape)  # it makes rank 1 of a scalar
 
     def to_numpy(self, a: Array) -> np.ndarray:
         """`a` on the host, once the device has computed it."""
