@@ -68,6 +68,8 @@ class Optimizer:
                     f"optimizer: the gradient of {name!r} must have the parameter's shape {p.shape}. "
                     f"Received: {described(g)}"
                 )
+            if p.ndim == 0:
+                p, g = p[None], g[None]  # a view: the formulas take the learning rate as an array of one entry
             if name not in self._state:
                 self._state[name] = {slot: self._backend.xp.zeros_like(p) for slot in self.slots}
             self.step(self._backend, p, g, self._hyper, **self._state[name])
