@@ -14,7 +14,7 @@ from xconv.backend import Backend, BackendInfo, backends, get_backend  # noqa: E
 from xconv.book.network import SimpleConvNet  # noqa: E402
 from xconv.errors import XconvError  # noqa: E402
 from xconv.layers import AvgPool2D, Conv2D, Dense, Flatten, Layer, MaxPool2D, ReLU  # noqa: E402
-from xconv.model import Model  # noqa: E402
+from xconv.models import Model  # noqa: E402
 from xconv.optimizers import SGD, AdaGrad, Adam, Momentum, Nesterov, RMSprop  # noqa: E402
 
 __version__ = "0.1.0"

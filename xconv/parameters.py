@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 import numpy as np
@@ -20,11 +20,15 @@ class Parameters(MutableMapping[str, Array]):
     """Name -> array, each a live view of `flat`, which an optimizer updates in one pass.
 
     Assigning copies into the view (``params["W1"] = values``), so the model sees it. Gradients come as the same class.
+    `fixed` names those that an optimizer leaves alone: frozen ones, and moving statistics.
     """
 
-    def __init__(self, backend: Backend, shapes: Mapping[str, tuple[int, ...]], dtype: Any) -> None:
+    def __init__(
+        self, backend: Backend, shapes: Mapping[str, tuple[int, ...]], dtype: Any, fixed: Iterable[str] = ()
+    ) -> None:
         self.backend = backend
         self.shapes = dict(shapes)
+        self.fixed = frozenset(fixed)
         self._at: dict[str, int] = {}
         size = 0
         for name, shape in self.shapes.items():
@@ -39,7 +43,20 @@ class Parameters(MutableMapping[str, Array]):
 
     def like(self, backend: Backend | None = None) -> Parameters:
         """The same names and shapes, all zero, here or on another backend."""
-        return Parameters(backend or self.backend, self.shapes, self.flat.dtype)
+        return Parameters(backend or self.backend, self.shapes, self.flat.dtype, self.fixed)
+
+    def trained(self) -> list[slice]:
+        """The stretches of `flat` that an optimizer updates: everything, cut where something is fixed."""
+        stretches: list[slice] = []
+        start = 0
+        names = list(self._at)
+        ends = [self._at[name] for name in names[1:]] + [self.flat.size]
+        for name, end in zip(names, ends, strict=True):
+            if name in self.fixed:
+                if self._at[name] > start:
+                    stretches.append(slice(start, self._at[name]))
+                start = end
+        return [*stretches, slice(start, self.flat.size)] if start < self.flat.size else stretches
 
     def to(self, backend: Backend) -> Parameters:
         """A copy on another backend."""
@@ -51,6 +68,7 @@ class Parameters(MutableMapping[str, Array]):
         """The same views under other names (`names` maps new to old), over the same buffer."""
         alias = object.__new__(Parameters)
         alias.backend, alias.flat = self.backend, self.flat
+        alias.fixed = frozenset(new for new, old in names.items() if old in self.fixed)
         alias.shapes = {new: self.shapes[old] for new, old in names.items()}
         alias._at = {new: self._at[old] for new, old in names.items()}
         alias._views = {new: self._views[old] for new, old in names.items()}

@@ -82,3 +82,40 @@ def same_shape(got: Sequence[int], expected: Sequence[int], what: str) -> None:
     """ShapeError unless the two shapes are equal."""
     if tuple(got) != tuple(expected):
         raise ShapeError(f"{what}: expected shape {tuple(expected)}. Received: shape {tuple(got)}")
+
+
+DATA_FORMATS = ("channels_last", "channels_first")
+
+
+def data_format_name(value: Any, what: str) -> str:
+    """ "channels_last" or "channels_first", else ConfigError."""
+    if value not in DATA_FORMATS:
+        raise ConfigError(f"{what}: data_format must be 'channels_last' or 'channels_first'. Received: {value!r}")
+    return str(value)
+
+
+def channels_first(shape: Sequence[int], data_format: str) -> tuple[int, ...]:
+    """The shape inside xconv of one example that the user gives as `shape`: (H, W, C) becomes (C, H, W).
+
+    Only shapes of three sizes are images; others stay as they are.
+    """
+    if data_format == "channels_last" and len(shape) == 3:
+        return shape[2], shape[0], shape[1]
+    return tuple(shape)
+
+
+def as_given(shape: Sequence[int], data_format: str) -> tuple[int, ...]:
+    """The way back: the shape that the user sees of one example that is `shape` inside xconv."""
+    if data_format == "channels_last" and len(shape) == 3:
+        return shape[1], shape[2], shape[0]
+    return tuple(shape)
+
+
+def same_pads(size: Pair, kernel: Pair, stride: Pair, dilation: Pair = (1, 1)) -> Pads:
+    """The padding "same" of Keras: output size ceil(size / stride), and where it is odd one more after than before."""
+    pads = []
+    for axis in (0, 1):
+        reach = dilation[axis] * (kernel[axis] - 1) + 1
+        total = max((-(-size[axis] // stride[axis]) - 1) * stride[axis] + reach - size[axis], 0)
+        pads += [total // 2, total - total // 2]
+    return pads[0], pads[1], pads[2], pads[3]

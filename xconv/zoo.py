@@ -9,7 +9,7 @@ from typing import Any
 from xconv.backend import Backend
 from xconv.book.network import SimpleConvNet
 from xconv.errors import ConfigError, described
-from xconv.model import Model
+from xconv.models import Model
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,12 @@ class Backend:
         """Memory for a result: its content is undefined."""
         return self.xp.empty(shape, dtype)
 
+    def contiguous(self, view: Array) -> Array:
+        """A C-contiguous copy of a transposed view."""
+        out = self.empty(view.shape, view.dtype)
+        out[...] = view
+        return out
+
     def synchronize(self) -> None:
         """Wait until all that was asked for is done."""
 
@@ -215,7 +221,7 @@ class Backend:
         y = self.dense(col, w.reshape(f, -1).T, b)  # (N*OH*OW, C*KH*KW) @ (C*KH*KW, F)
         if activation == "relu":
             self.xp.maximum(y, 0, out=y)
-        y = self._copied(y.reshape(n, oh, ow, f).transpose(0, 3, 1, 2))
+        y = self.contiguous(y.reshape(n, oh, ow, f).transpose(0, 3, 1, 2))
         return y, ConvSaved(x, w, y if activation else None, stride, pads, dilation)
 
     def conv2d_backward(
@@ -226,7 +232,7 @@ class Backend:
         f, kernel = w.shape[0], w.shape[2:]
         if y is not None:
             dy = dy * (y > 0)
-        dy = self._copied(dy.transpose(0, 2, 3, 1)).reshape(-1, f)  # (N*OH*OW, F)
+        dy = self.contiguous(dy.transpose(0, 2, 3, 1)).reshape(-1, f)  # (N*OH*OW, F)
         dx = dw = db = None
         if need.params:
             col = self.im2col(x, kernel, stride, pads, dilation)
@@ -333,12 +339,6 @@ class Backend:
         n, c, h, w = x.shape
         out = self.xp.full((n, c, h + top + bottom, w + left + right), value, x.dtype)
         out[:, :, top : top + h, left : left + w] = x
-        return out
-
-    def _copied(self, view: Array) -> Array:
-        """A C-contiguous copy of a transposed view, in memory of this backend's choosing."""
-        out = self.empty(view.shape, view.dtype)
-        out[...] = view
         return out
 
 

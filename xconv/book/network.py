@@ -13,7 +13,7 @@ from xconv import initializers
 from xconv.backend import Backend
 from xconv.errors import ConfigError, described
 from xconv.layers import Conv2D, Dense, Flatten, MaxPool2D, ReLU
-from xconv.model import Model
+from xconv.models import Model
 
 CONV_PARAM = {"filter_num": 30, "filter_size": 5, "pad": 0, "stride": 1}
 

@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from xconv import optimizers, streams
-from xconv.model import Model
+from xconv.models import Model
 from xconv.shapes import positive
 
 

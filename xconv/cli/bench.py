@@ -15,7 +15,7 @@ from xconv.cli.console import notice, print_json, print_table
 from xconv.cli.options import COUNT, backend_option, json_option, model_option
 from xconv.cli.prepare import prepare
 from xconv.environment import peak_rss_mb
-from xconv.model import Model
+from xconv.models import Model
 
 WARM_UPS = 3  # steps in which pools of memory, caches and clocks settle
 

@@ -7,7 +7,7 @@ import time
 from xconv import zoo
 from xconv.backend import get_backend
 from xconv.cli.console import notice
-from xconv.model import Model
+from xconv.models import Model
 from xconv.optimizers import Optimizer
 
 

@@ -21,7 +21,7 @@ from xconv.cli.watch import Bar, Brake, Lines, Stopped
 from xconv.environment import peak_rss_mb
 from xconv.errors import NonFiniteError
 from xconv.files import output_folder, replacing
-from xconv.model import Model
+from xconv.models import Model
 
 MODEL, HISTORY, CURVES = "model.safetensors", "history.csv", "curves.png"
 COLUMNS = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "seconds", "images_per_second")

@@ -2,45 +2,82 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 from xconv.backend import Array, Backend, Need
-from xconv.errors import ShapeError
+from xconv.errors import ConfigError, ShapeError, described
 from xconv.initializers import Initializer
+from xconv.regularizers import Regularizer
+from xconv.shapes import as_given, data_format_name, positive
 
 Shape = tuple[int, ...]  # of one example: no batch axis
 
 
-@dataclass(frozen=True)
-class Context:
+class Context(NamedTuple):
     """What a forward pass is told besides its input."""
 
     train: bool = False
-    step: int = 0
+    seed: int = 0
+    step: Array = None  # uint64[1] on the device: training steps done before this one
+    node: int = 0  # which node of the graph runs; with seed and step it keys random numbers
 
 
 @dataclass(frozen=True)
 class ParamSpec:
-    """Shape and first values of one parameter."""
+    """Shape, first values and penalty of one parameter; `trainable=False` for what no gradient changes."""
 
     shape: Shape
     initializer: Initializer
+    regularizer: Regularizer | None = None
+    trainable: bool = True
 
 
 class Layer:
     """One operation with its parameters.
 
-    A layer of your own overrides `output_shape`, `forward` and `backward`, and `param_specs` where it has parameters.
-    `backend` and `params` (name -> array, live views of the model's one buffer) are there once a model is built.
+    A layer of your own overrides `forward` and `backward`, `output_shape` where the shape changes, `param_specs` where
+    it has parameters and `config` where it has arguments. `backend` and `params` (name -> array, live views of the
+    model's one buffer) are there once a model is built. Images are [N,C,H,W] whatever the model's data format is.
+
+    Args:
+        name: in messages, summaries and files; by default the kind and a number.
+        trainable: False keeps every parameter of this layer as it is.
+        input_shape: of one example, for the first layer of a Sequential, in the model's data format.
+        data_format: "channels_last" or "channels_first", where it should be checked against the model's.
     """
 
     backend: Backend
     params: dict[str, Array]
+    many_inputs: ClassVar[bool] = False  # True: forward gets a tuple of arrays, and backward gives a tuple of dx
+    activation: Layer | None = None  # applied to the output, as a node of its own
 
-    def __init__(self, *, name: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        name: str | None = None,
+        trainable: bool = True,
+        input_shape: Sequence[int] | None = None,
+        data_format: str | None = None,
+        **unknown: Any,
+    ) -> None:
         self.name = name
         self.params = {}
+        if unknown:
+            raise ConfigError(f"{self.label}: no such argument. Received: {', '.join(unknown)}")
+        if name is not None and (not isinstance(name, str) or not name):
+            raise ConfigError(f"{type(self).__name__}: name must be a text. Received: {described(name)}")
+        self.trainable = bool(trainable)
+        self.input_shape: Shape | None = None
+        if input_shape is not None:
+            if not isinstance(input_shape, Sequence):
+                raise ConfigError(
+                    f"{self.label}: input_shape must be sizes, as (28, 28, 1). Received: {described(input_shape)}"
+                )
+            self.input_shape = tuple(positive(n, f"{self.label}: each size of input_shape") for n in input_shape)
+        # Before a model is built, what was asked for; in a model, the model's: the axis order that the user sees.
+        self.data_format = None if data_format is None else data_format_name(data_format, self.label)
 
     @property
     def label(self) -> str:
@@ -48,29 +85,53 @@ class Layer:
         kind = type(self).__name__
         return f"{self.name} ({kind})" if self.name else kind
 
-    def output_shape(self, in_shape: Shape) -> Shape:
-        """Shape of one output for one input of `in_shape`; ShapeError where that cannot be. Allocates nothing."""
+    def output_shape(self, in_shape: Any) -> Shape:
+        """Shape of one output for one input of `in_shape`; ShapeError where that cannot be. Allocates nothing.
+
+        Images are (C, H, W). With `many_inputs` a tuple of shapes comes.
+        """
         return in_shape
 
-    def param_specs(self, in_shape: Shape) -> dict[str, ParamSpec]:
+    def param_specs(self, in_shape: Any) -> dict[str, ParamSpec]:
         """The parameters this layer needs for inputs of `in_shape`, in order. Allocates nothing."""
         return {}
 
-    def forward(self, x: Array, ctx: Context) -> tuple[Array, Any]:
+    def forward(self, x: Any, ctx: Context) -> tuple[Array, Any]:
         """x[N, *in_shape] -> y[N, *out_shape] and whatever the backward pass will want to have kept."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{self.label}: no forward")
 
-    def backward(self, dy: Array, saved: Any, need: Need) -> tuple[Array | None, dict[str, Array]]:
-        """dy[N, *out_shape] -> dx[N, *in_shape], None if not needed, and a gradient per parameter. Never writes dy."""
-        raise NotImplementedError
+    def backward(self, dy: Array, saved: Any, need: Need) -> tuple[Any, dict[str, Array]]:
+        """dy[N, *out_shape] -> dx[N, *in_shape], None if not needed, and a gradient per trainable parameter.
+
+        Never writes dy. With `need.params` False the gradients may be None.
+        """
+        raise NotImplementedError(f"{self.label}: no backward")
+
+    def update(self, saved: Any) -> None:
+        """What a training step changes besides the gradients' work, such as moving averages. Runs before backward."""
 
     def config(self) -> dict[str, Any]:
-        """The arguments that make this layer again, as plain JSON values."""
+        """The arguments that make this layer again, as plain JSON values; name and trainable are added by the model."""
         return {}
+
+    def images_last(self, x: Array) -> Array:
+        """x[N,C,H,W] as the user sees it: [N,H,W,C] in a channels_last model. Other ranks as they are."""
+        if self.data_format == "channels_last" and x.ndim == 4:
+            return self.backend.contiguous(x.transpose(0, 2, 3, 1))
+        return x
+
+    def images_first(self, x: Array) -> Array:
+        """The way back: from the user's axis order to [N,C,H,W]."""
+        if self.data_format == "channels_last" and x.ndim == 4:
+            return self.backend.contiguous(x.transpose(0, 3, 1, 2))
+        return x
+
+    def _seen(self, shape: Shape) -> Shape:
+        """`shape` as the user sees it."""
+        return as_given(shape, self.data_format or "channels_first")
 
     def _expect_images(self, in_shape: Shape) -> tuple[int, int, int]:
         if len(in_shape) != 3:
-            raise ShapeError(
-                f"{self.label}: expected images, (channels, height, width). Received: shape {tuple(in_shape)}"
-            )
+            axes = "height, width, channels" if self.data_format == "channels_last" else "channels, height, width"
+            raise ShapeError(f"{self.label}: expected images, ({axes}). Received: shape {tuple(in_shape)}")
         return in_shape[0], in_shape[1], in_shape[2]
