@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 from xconv.backend import Array, Backend, Need
 from xconv.errors import ConfigError, ShapeError, described
 from xconv.initializers import Initializer
+from xconv.layers.symbolic import Tensor, connect
 from xconv.regularizers import Regularizer
 from xconv.shapes import as_given, data_format_name, positive
 
@@ -78,6 +79,10 @@ class Layer:
             self.input_shape = tuple(positive(n, f"{self.label}: each size of input_shape") for n in input_shape)
         # Before a model is built, what was asked for; in a model, the model's: the axis order that the user sees.
         self.data_format = None if data_format is None else data_format_name(data_format, self.label)
+
+    def __call__(self, inputs: Tensor | Sequence[Tensor]) -> Tensor:
+        """This layer applied to what `xconv.Input` or another layer gave; a list of those for a layer that merges."""
+        return connect(self, inputs)
 
     @property
     def label(self) -> str:
