@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import pytest
 from hypothesis import settings
 
 from tests import standin
+from xconv import data
 from xconv.backend import Backend, get_backend
+from xconv.cli import main
 from xconv.errors import BackendError
 
 settings.register_profile("xconv", deadline=None, derandomize=True, max_examples=60, print_blob=True)
@@ -43,3 +46,33 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 def dtype(request: pytest.FixtureRequest) -> str:
     """Each dtype by turns."""
     return request.param
+
+
+@pytest.fixture
+def run(capsys, monkeypatch, tmp_path):
+    """run(*args) -> (exit code, stdout, stderr), in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("XCONV_BACKEND", raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def call(*args: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main(args, prog_name="xconv", standalone_mode=False)
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """600 images to train and 200 to test, under the sample's name."""
+    sample = data.load()
+    small = replace(
+        sample,
+        x_train=sample.x_train[:600],
+        t_train=sample.t_train[:600],
+        x_test=sample.x_test[:200],
+        t_test=sample.t_test[:200],
+    )
+    monkeypatch.setattr("xconv.cli.train.datasets.load", lambda name: small)
+    return small
