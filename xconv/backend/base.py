@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xconv.shapes import Pads, Pair, window_output
+from xconv.errors import ShapeError
+from xconv.shapes import Pads, Pair, same_shape, window_output
 
 Array = Any  # np.ndarray on NumPy and Numba, cupy.ndarray on CuPy
 
@@ -36,6 +37,7 @@ class ConvSaved(NamedTuple):
     stride: Pair
     pads: Pads
     dilation: Pair
+    groups: int = 1
 
 
 class ConvPoolSaved(NamedTuple):
@@ -210,11 +212,15 @@ class Backend:
         pads: Pads,
         dilation: Pair = (1, 1),
         activation: str | None = None,
+        groups: int = 1,
     ) -> tuple[Array, ConvSaved]:
-        """x[N,C,H,W], w[F,C,KH,KW], b[F] -> y[N,F,OH,OW]; `activation` is None or "relu".
+        """x[N,C,H,W], w[F,C/groups,KH,KW], b[F] -> y[N,F,OH,OW]; `activation` is None or "relu".
 
-        im2col and one matrix product (Chellapilla et al. 2006; Deep Learning from Scratch, section 7.4).
+        im2col and one matrix product (Chellapilla et al. 2006; Deep Learning from Scratch, section 7.4). With `groups`,
+        each F/groups filters see C/groups channels of their own (Krizhevsky et al. 2012): `_grouped_conv2d`.
         """
+        if groups != 1:
+            return self._grouped_conv2d(x, w, b, stride, pads, dilation, activation, groups)
         n, f, kernel = x.shape[0], w.shape[0], w.shape[2:]
         oh, ow = window_output(x.shape[2:], kernel, stride, pads, dilation)
         col = self.im2col(x, kernel, stride, pads, dilation)
@@ -227,8 +233,10 @@ class Backend:
     def conv2d_backward(
         self, dy: Array, saved: ConvSaved, need: Need = EVERYTHING
     ) -> tuple[Array | None, Array | None, Array | None]:
-        """dy[N,F,OH,OW] -> dx[N,C,H,W], dw[F,C,KH,KW], db[F]."""
-        x, w, y, stride, pads, dilation = saved
+        """dy[N,F,OH,OW] -> dx[N,C,H,W], dw[F,C/groups,KH,KW], db[F]."""
+        if saved.groups != 1:
+            return self._grouped_conv2d_backward(dy, saved, need)
+        x, w, y, stride, pads, dilation, _ = saved
         f, kernel = w.shape[0], w.shape[2:]
         if y is not None:
             dy = dy * (y > 0)
@@ -241,6 +249,46 @@ class Backend:
         if need.x:
             dcol = self.matmul(dy, w.reshape(f, -1))  # (N*OH*OW, F) @ (F, C*KH*KW)
             dx = self.col2im(dcol, x.shape, kernel, stride, pads, dilation)
+        return dx, dw, db
+
+    def _grouped_conv2d(
+        self,
+        x: Array,
+        w: Array,
+        b: Array,
+        stride: Pair,
+        pads: Pads,
+        dilation: Pair,
+        activation: str | None,
+        groups: int,
+    ) -> tuple[Array, ConvSaved]:
+        """conv2d group by group, on every backend. Right for any `groups`, C (depthwise) too, but one call a group is
+        not the fast way to do that.
+        """
+        (n, c), f = x.shape[:2], w.shape[0]
+        if c % groups or f % groups:
+            raise ShapeError(f"conv2d: groups must divide channels and filters. Received: {groups}, of {c} and {f}")
+        same_shape(w.shape[1:2], (c // groups,), "conv2d: channels of w, which sees one group")
+        y = self.empty((n, f, *window_output(x.shape[2:], w.shape[2:], stride, pads, dilation)), x.dtype)
+        for channels, filters in _groups(c, f, groups):
+            part = self.contiguous(x[:, channels])
+            y[:, filters] = self.conv2d(part, w[filters], b[filters], stride, pads, dilation, activation)[0]
+        return y, ConvSaved(x, w, y if activation else None, stride, pads, dilation, groups)
+
+    def _grouped_conv2d_backward(
+        self, dy: Array, saved: ConvSaved, need: Need
+    ) -> tuple[Array | None, Array | None, Array | None]:
+        x, w, y, stride, pads, dilation, groups = saved
+        dx = self.empty(x.shape, x.dtype) if need.x else None
+        dw, db = (self.empty(s, w.dtype) if need.params else None for s in (w.shape, w.shape[:1]))
+        for channels, filters in _groups(x.shape[1], w.shape[0], groups):
+            opened = None if y is None else self.contiguous(y[:, filters])
+            part = ConvSaved(self.contiguous(x[:, channels]), w[filters], opened, stride, pads, dilation)
+            got = self.conv2d_backward(self.contiguous(dy[:, filters]), part, need)
+            if dx is not None:
+                dx[:, channels] = got[0]
+            if dw is not None and db is not None:
+                dw[filters], db[filters] = got[1:]
         return dx, dw, db
 
     # ------------------------------------------------------------------ fusions
@@ -345,6 +393,12 @@ class Backend:
 def argmax_dtype(kernel: Pair) -> Any:
     """uint8 where every index of the window fits, else int32."""
     return np.uint8 if kernel[0] * kernel[1] <= 256 else np.int32
+
+
+def _groups(c: int, f: int, groups: int) -> list[tuple[slice, slice]]:
+    """The channels and the filters of each group."""
+    c, f = c // groups, f // groups
+    return [(slice(g * c, (g + 1) * c), slice(g * f, (g + 1) * f)) for g in range(groups)]
 
 
 def _tap(x: Array, ky: int, kx: int, oh: int, ow: int, stride: Pair, dilation: Pair = (1, 1)) -> Array:

@@ -191,9 +191,12 @@ class CupyBackend(Backend):
         pads: Pads,
         dilation: Pair = (1, 1),
         activation: str | None = None,
+        groups: int = 1,
     ) -> tuple[Array, ConvSaved]:
         """See Backend.conv2d. Bias and ReLU ride along when the product is put in order."""
         suffix = self._suffix("conv2d", x, w, b)
+        if groups != 1:
+            return self._grouped_conv2d(x, w, b, stride, pads, dilation, activation, groups)
         x, w, b, f = self._flat(x), self._flat(w), self._flat(b), w.shape[0]
         same_shape(b.shape, (f,), "conv2d: b")
         oh, ow = window_output(x.shape[2:], w.shape[2:], stride, pads, dilation)
@@ -208,6 +211,8 @@ class CupyBackend(Backend):
         self, dy: Array, saved: ConvSaved, need: Need = EVERYTHING
     ) -> tuple[Array | None, Array | None, Array | None]:
         suffix = self._suffix("conv2d_backward", dy, saved.x, saved.w)
+        if saved.groups != 1:
+            return self._grouped_conv2d_backward(dy, saved, need)
         n, f = saved.x.shape[0], saved.w.shape[0]
         oh, ow = window_output(saved.x.shape[2:], saved.w.shape[2:], saved.stride, saved.pads, saved.dilation)
         same_shape(dy.shape, (n, f, oh, ow), "conv2d_backward: dy")
@@ -281,7 +286,7 @@ class CupyBackend(Backend):
         self, saved: ConvSaved, places: int, dproduct: Callable[[slice, Array], None], need: Need
     ) -> tuple[Array | None, Array | None, Array | None]:
         """dx, dw, db, from a function that fills in the gradient [F, N*OH*OW] of the product of one part."""
-        x, w, _, stride, pads, dilation = saved
+        x, w, _, stride, pads, dilation, _ = saved
         f, matrix = w.shape[0], w.reshape(w.shape[0], -1)
         dx = self.empty(x.shape, x.dtype) if need.x else None
         dw = self.empty(w.shape, w.dtype) if need.params else None

@@ -214,7 +214,10 @@ class NumbaBackend(NumpyBackend):
         pads: Pads,
         dilation: Pair = (1, 1),
         activation: str | None = None,
+        groups: int = 1,
     ) -> tuple[Array, ConvSaved]:
+        if groups != 1:
+            return self._grouped_conv2d(x, w, b, stride, pads, dilation, activation, groups)
         out = window_output(x.shape[2:], w.shape[2:], stride, pads, dilation)
         y = self.empty((x.shape[0], w.shape[0], *out), x.dtype)
         relu = activation == "relu"
@@ -230,7 +233,9 @@ class NumbaBackend(NumpyBackend):
     def conv2d_backward(
         self, dy: Array, saved: ConvSaved, need: Need = EVERYTHING
     ) -> tuple[Array | None, Array | None, Array | None]:
-        x, w, y, stride, pads, dilation = saved
+        if saved.groups != 1:
+            return self._grouped_conv2d_backward(dy, saved, need)
+        x, w, y, stride, pads, dilation, _ = saved
         relu = y is not None
         opened = y if relu else dy
         return self._convolve_backward(
