@@ -179,7 +179,8 @@ BUILDS: dict[str, tuple[Callable[[Backend], object], type[XconvError], str]] = {
     "initial weights by name": (
         lambda b: SimpleConvNet(weight_init_std="xavier", backend=b),
         ConfigError,
-        "unknown initializer: expected 'he', 'zeros' or a standard deviation. Received: 'xavier'",
+        "unknown initializer: expected 'glorot_uniform', 'glorot_normal', 'he_uniform', 'he_normal', 'he', "
+        "'lecun_uniform', 'lecun_normal', 'zeros', 'ones' or a standard deviation. Received: 'xavier'",
     ),
     "initial weights negative": (
         lambda b: SimpleConvNet(weight_init_std=-0.1, backend=b),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 
 from xconv.errors import BackendError, ConfigError, DataError, DTypeError, ShapeError, described
 
 DTYPES = ("float32", "float64")
+T = TypeVar("T")
 
 
 def dtype_name(dtype: Any) -> str:
@@ -64,10 +67,10 @@ def finite(x: np.ndarray, what: str) -> None:
             return
     bad = ~np.isfinite(x)
     if bad.any():
-        first = tuple(int(i) for i in np.argwhere(bad)[0])
+        at = tuple(int(i) for i in np.argwhere(bad)[0])
         raise DataError(
             f"{what}: expected finite numbers. Received: {int(bad.sum())} NaN or infinite values, the first at index "
-            f"{first}: {x[first]}"
+            f"{at}: {x[at]}"
         )
 
 
@@ -90,14 +93,31 @@ def labels(t: Any, n: int, classes: int, what: str) -> np.ndarray:
         raise ShapeError(
             f"{what}: expected integer labels (N,) or one-hot labels (N, {classes}). Received: {described(t)}"
         )
+    integers(t, what)
+    _same_count(t, n, what)
+    return in_range(t, classes, what)
+
+
+def integers(t: np.ndarray, what: str) -> None:
+    """DTypeError unless the labels are integers; NaN among floats is the DataError it is anywhere."""
+    finite(t, what)
     if t.dtype.kind not in "ui":
         raise DTypeError(f"{what}: expected integer labels; give t.astype(int). Received: {described(t)}")
-    _same_count(t, n, what)
+
+
+def in_range(t: np.ndarray, classes: int, what: str) -> np.ndarray:
+    """Integer labels of any shape as int64; DataError unless all are from 0 to classes - 1."""
     out = (t < 0) | (t >= classes)
     if out.any():
-        i = int(np.argmax(out))
+        i = first(out)
         raise DataError(f"{what}: expected labels from 0 to {classes - 1}. Received: {t[i]} at index {i}")
     return t.astype(np.int64)
+
+
+def first(where: np.ndarray) -> Any:
+    """Index of the first True: an int, or a tuple of ints where there are several axes."""
+    index = tuple(int(i) for i in np.unravel_index(int(np.argmax(where)), where.shape))
+    return index[0] if len(index) == 1 else index
 
 
 def _from_one_hot(t: np.ndarray, n: int, classes: int, what: str) -> np.ndarray:
@@ -106,7 +126,7 @@ def _from_one_hot(t: np.ndarray, n: int, classes: int, what: str) -> np.ndarray:
     _same_count(t, n, what)
     wrong = (((t != 0) & (t != 1)).any(axis=1)) | (t.sum(axis=1) != 1)
     if wrong.any():
-        i = int(np.argmax(wrong))
+        i = first(wrong)
         raise DataError(f"{what}: expected one-hot rows, a single 1 among 0s. Received: {t[i].tolist()} at index {i}")
     return t.argmax(axis=1).astype(np.int64)
 
@@ -114,3 +134,28 @@ def _from_one_hot(t: np.ndarray, n: int, classes: int, what: str) -> np.ndarray:
 def _same_count(t: np.ndarray, n: int, what: str) -> None:
     if t.shape[0] != n:
         raise ShapeError(f"{what}: expected one label for each of {n} examples. Received: {described(t)}")
+
+
+def number(value: Any, what: str, least: float = -math.inf, most: float = math.inf) -> float:
+    """`value` as a finite float from `least` to `most`."""
+    plain = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not plain or not math.isfinite(value) or not least <= value <= most:
+        low, high = (f" >= {least:g}", f" <= {most:g}")
+        limit = f" from {least:g} to {most:g}" if math.isfinite(least) and math.isfinite(most) else ""
+        limit = limit or (low if math.isfinite(least) else "") + (high if math.isfinite(most) else "")
+        raise ConfigError(f"{what} must be a finite number{limit}. Received: {described(value)}")
+    return float(value)
+
+
+def from_config(config: Any, table: Mapping[str, Callable[..., T]], what: str) -> T:
+    """table[config["kind"]] called with the rest of the config, which may come from a file; else ConfigError."""
+    settings = dict(config) if isinstance(config, Mapping) else {}
+    kind = settings.pop("kind", None)
+    if not isinstance(kind, str) or kind not in table:
+        raise ConfigError(
+            f"{what}: expected a config whose 'kind' is {', '.join(map(repr, table))}. Received: {described(config)}"
+        )
+    try:
+        return table[kind](**settings)
+    except TypeError as error:  # an argument that it does not have
+        raise ConfigError(f"{what}: {error}. Received: {described(config)}") from None
