@@ -19,6 +19,7 @@ class Purpose(IntEnum):
 
     WEIGHTS = 1
     SHUFFLE = 2
+    DROPOUT = 3
 
 
 def check_seed(seed: int) -> int:
@@ -28,10 +29,12 @@ def check_seed(seed: int) -> int:
     return int(seed)
 
 
-def philox(seed: int, purpose: Purpose, *, step: int = 0, node: int = 0, index: int = 0) -> np.random.Philox:
-    """The bit generator for one purpose at one place."""
+def philox(
+    seed: int, purpose: Purpose, *, step: int = 0, node: int = 0, index: int = 0, block: int = 0
+) -> np.random.Philox:
+    """The bit generator for one purpose at one place, from the given block of four words on."""
     key = np.array([seed, purpose], np.uint64)
-    return np.random.Philox(key=key, counter=np.array([0, index, node, step], np.uint64))
+    return np.random.Philox(key=key, counter=np.array([block, index, node, step], np.uint64))
 
 
 def weights(seed: int, node: int, index: int) -> np.random.Generator:
@@ -45,3 +48,19 @@ def permutation(seed: int, epoch: int, n: int) -> np.ndarray:
     Sorting raw Philox words needs none of NumPy's distributions, whose streams may change from version to version.
     """
     return np.argsort(philox(seed, Purpose.SHUFFLE, step=epoch).random_raw(n), kind="stable")
+
+
+def dropout_threshold(rate: float) -> int:
+    """A 32-bit word of `mask_words` at least this large keeps its entry; ConfigError for rates not in [0, 1)."""
+    if isinstance(rate, bool) or not isinstance(rate, int | float | np.number) or not 0 <= rate < 1:
+        raise ConfigError(f"rate must be a number from 0 to 1, and less than 1. Received: {described(rate)}")
+    return round(float(rate) * 2**32)
+
+
+def mask_words(seed: int, step: int, node: int, n: int, first: int = 0) -> np.ndarray:
+    """What decides over `n` entries of one mask, from entry `first` on, a multiple of 8: uint32[n].
+
+    Entry i has half i % 2, the low half first, of raw word i // 2: a block of Philox decides over eight entries.
+    """
+    bits = philox(seed, Purpose.DROPOUT, step=step, node=node, block=first // 8)
+    return bits.random_raw((n + 1) // 2).astype("<u8", copy=False).view("<u4")[:n]

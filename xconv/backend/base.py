@@ -7,90 +7,20 @@ OH and OW output size, KH and KW kernel; `pads` is (top, bottom, left, right); a
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from xconv.backend.base_norm import BatchNormAndDropout
+from xconv.backend.saved import EVERYTHING, Array, BatchNormSaved, ConvPoolSaved, ConvSaved, Need
 from xconv.errors import ShapeError
 from xconv.shapes import Pads, Pair, same_shape, window_output
 
-Array = Any  # np.ndarray on NumPy and Numba, cupy.ndarray on CuPy
+__all__ = ["EVERYTHING", "Array", "Backend", "BatchNormSaved", "ConvPoolSaved", "ConvSaved", "Need", "argmax_dtype"]
 
 
-class Need(NamedTuple):
-    """Which gradients a backward pass must give; those not needed come back as None."""
-
-    x: bool = True
-    params: bool = True
-
-
-EVERYTHING = Need()
-
-
-class ConvSaved(NamedTuple):
-    """What conv2d keeps for its backward pass; the columns are rebuilt there, since they are the bulk of the memory."""
-
-    x: Array
-    w: Array
-    y: Array | None  # kept only where an activation needs it
-    stride: Pair
-    pads: Pads
-    dilation: Pair
-    groups: int = 1
-
-
-class ConvPoolSaved(NamedTuple):
-    """What conv2d_relu_max_pool keeps: the pooled map and where each maximum was, never the unpooled map."""
-
-    x: Array
-    w: Array
-    y: Array
-    argmax: Array
-    stride: Pair
-    pads: Pads
-    pool_kernel: Pair
-    pool_stride: Pair
-
-
-class Backend:
+class Backend(BatchNormAndDropout):
     """Where arrays live and how each operation is computed. `xp` is the array module."""
-
-    name = "base"
-    xp: Any = np
-    array_type: type = np.ndarray
-
-    # ------------------------------------------------------------------ arrays and transfers
-
-    def asarray(self, a: Any, dtype: Any = None) -> Array:
-        """`a` as this backend's C-contiguous array, in native byte order."""
-        a = np.asarray(a)
-        return np.asarray(a, dtype=np.dtype(dtype or a.dtype).newbyteorder("="), order="C")  # a scalar keeps rank 0
-
-    def to_numpy(self, a: Array) -> np.ndarray:
-        """`a` on the host."""
-        return np.asarray(a)
-
-    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        """Memory for a result: its content is undefined."""
-        return self.xp.empty(shape, dtype)
-
-    def contiguous(self, view: Array) -> Array:
-        """A C-contiguous copy of a transposed view."""
-        out = self.empty(view.shape, view.dtype)
-        out[...] = view
-        return out
-
-    def synchronize(self) -> None:
-        """Wait until all that was asked for is done."""
-
-    def running(self) -> AbstractContextManager[Any]:
-        """Entered around each step and prediction, for settings that must hold while kernels run."""
-        return nullcontext()
-
-    def describe(self) -> dict[str, Any]:
-        """Device, versions and settings, for reports."""
-        return {"backend": self.name}
 
     # ------------------------------------------------------------------ columns
 

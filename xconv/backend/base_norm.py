@@ -1,0 +1,89 @@
+"""The plain definitions of batch normalisation and dropout, over `self.xp` as those in `base`."""
+
+from __future__ import annotations
+
+from xconv import streams
+from xconv.backend.arrays import Arrays
+from xconv.backend.saved import EVERYTHING, Array, BatchNormSaved, Need
+
+
+class BatchNormAndDropout(Arrays):
+    """Part of Backend."""
+
+    # ------------------------------------------------------------------ batch normalisation
+
+    def batch_norm(self, x: Array, gamma: Array, beta: Array, eps: float) -> tuple[Array, BatchNormSaved]:
+        """x[N,C,H,W] -> y = gamma (x - mean) / sqrt(var + eps) + beta, with mean and var of each channel over N, H, W.
+
+        Ioffe and Szegedy 2015, algorithm 1. The variance is the mean of (x - mean)^2: E[x^2] - mean^2 would cancel.
+        """
+        mean = self._channel_sums(x) * _share(x)
+        y = self.xp.subtract(x, _wide(mean), out=self.empty(x.shape, x.dtype))
+        var = self._channel_sums(y * y) * _share(x)
+        inv_std = 1.0 / self.xp.sqrt(var + eps)
+        y *= _wide(gamma * inv_std)
+        y += _wide(beta)
+        return y, BatchNormSaved(x, gamma, mean, inv_std, var)
+
+    def batch_norm_backward(
+        self, dy: Array, saved: BatchNormSaved, need: Need = EVERYTHING
+    ) -> tuple[Array | None, Array | None, Array | None]:
+        """dy[N,C,H,W] -> dx[N,C,H,W], dgamma[C], dbeta[C].
+
+        With xhat = (x - mean) / sqrt(var + eps) and m = N H W: dbeta = sum dy, dgamma = sum dy xhat and
+        dx = gamma / sqrt(var + eps) (dy - dbeta / m - xhat dgamma / m), the paper's gradients put together.
+        """
+        if not any(need):
+            return None, None, None
+        xhat = (saved.x - _wide(saved.mean)) * _wide(saved.inv_std)
+        dbeta, dgamma = self._channel_sums(dy), self._channel_sums(dy * xhat)
+        dx = None
+        if need.x:
+            xhat *= _wide(dgamma * _share(dy))
+            xhat += _wide(dbeta * _share(dy))
+            dx = self.xp.subtract(dy, xhat, out=self.empty(dy.shape, dy.dtype))
+            dx *= _wide(saved.gamma * saved.inv_std)
+        return (dx, dgamma, dbeta) if need.params else (dx, None, None)
+
+    def batch_norm_inference(self, x: Array, gamma: Array, beta: Array, mean: Array, var: Array, eps: float) -> Array:
+        """x[N,C,H,W] -> gamma (x - mean) / sqrt(var + eps) + beta with given statistics, as one scale and one shift."""
+        scale = gamma / self.xp.sqrt(var + eps)
+        y = self.xp.multiply(x, _wide(scale), out=self.empty(x.shape, x.dtype))
+        y += _wide(beta - mean * scale)
+        return y
+
+    def _channel_sums(self, x: Array) -> Array:
+        """x[N,C,H,W] -> [C], plane by plane and then over the planes: rounding grows with the length of a sum.
+
+        The planes' sums are put side by side first, where NumPy adds pairwise.
+        """
+        return self.contiguous(x.sum(axis=(2, 3)).T).sum(axis=1)
+
+    # ------------------------------------------------------------------ dropout
+
+    def dropout(self, x: Array, rate: float, seed: int, step: Array, node: int) -> Array:
+        """y = x / (1 - rate) where the mask keeps x, else 0 (Srivastava et al. 2014, scaled here and not in inference).
+
+        The mask depends on (seed, step, node) alone (streams.mask_words), to the bit on every backend, so the way back
+        draws it anew. `step` is uint64[1] on the device: a recorded step reads it anew.
+        """
+        least = streams.dropout_threshold(rate)
+        words = streams.mask_words(seed, int(self.to_numpy(step)[0]), node, x.size)
+        dropped = self.asarray(words < least).reshape(x.shape)
+        y = self.xp.multiply(x, 1.0 / (1.0 - rate), out=self.empty(x.shape, x.dtype))
+        self.xp.copyto(y, 0.0, where=dropped)  # not a product with 0, which is NaN for an infinity
+        return y
+
+    def dropout_backward(self, dy: Array, rate: float, seed: int, step: Array, node: int) -> Array:
+        """dx = dy / (1 - rate) where the same mask kept x, else 0."""
+        return self.dropout(dy, rate, seed, step, node)
+
+
+def _wide(of_channels: Array) -> Array:
+    """[C] -> [C,1,1], to go with [N,C,H,W]."""
+    return of_channels[:, None, None]
+
+
+def _share(x: Array) -> float:
+    """1 / (N H W)."""
+    return 1.0 / max(1, x.shape[0] * x.shape[2] * x.shape[3])

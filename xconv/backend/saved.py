@@ -1,0 +1,54 @@
+"""What crosses the seam besides arrays: which gradients are needed, and what operations keep for their way back."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from xconv.shapes import Pads, Pair
+
+Array = Any  # np.ndarray on NumPy and Numba, cupy.ndarray on CuPy
+
+
+class Need(NamedTuple):
+    """Which gradients a backward pass must give; those not needed come back as None."""
+
+    x: bool = True
+    params: bool = True
+
+
+EVERYTHING = Need()
+
+
+class ConvSaved(NamedTuple):
+    """What conv2d keeps for its backward pass; the columns are rebuilt there, since they are the bulk of the memory."""
+
+    x: Array
+    w: Array
+    y: Array | None  # kept only where an activation needs it
+    stride: Pair
+    pads: Pads
+    dilation: Pair
+    groups: int = 1
+
+
+class ConvPoolSaved(NamedTuple):
+    """What conv2d_relu_max_pool keeps: the pooled map and where each maximum was, never the unpooled map."""
+
+    x: Array
+    w: Array
+    y: Array
+    argmax: Array
+    stride: Pair
+    pads: Pads
+    pool_kernel: Pair
+    pool_stride: Pair
+
+
+class BatchNormSaved(NamedTuple):
+    """What batch_norm keeps: x, from which the normalised map is rebuilt, and for each channel [C] its statistics."""
+
+    x: Array
+    gamma: Array
+    mean: Array
+    inv_std: Array  # 1 / sqrt(var + eps)
+    var: Array  # of the batch, biased: for the running statistics of a layer
