@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -144,3 +146,32 @@ def test_the_wheel_works_unpacked_far_from_the_tree(wheel, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "10000 (3, 10)"
+
+
+def test_use_leaves_nothing_that_pip_does_not_know(tmp_path):
+    """A file that an uninstall leaves behind leaves a folder `xconv` without code, in front of any other install."""
+    pytest.importorskip("numba")
+    site = tmp_path / "site"
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "xconv", site / "xconv", ignore=ignore)
+    shutil.copytree(ROOT / "kernels", site / "xconv" / "kernels", ignore=ignore)
+    before = {path for path in site.rglob("*") if path.is_file()}
+    code = (
+        "import numpy as np, xconv\n"
+        "assert xconv.__file__.startswith(sys.argv[1]), xconv.__file__\n"
+        "x, t = np.zeros((4, 1, 8, 8)), np.arange(4)\n"
+        "net = xconv.SimpleConvNet((1, 8, 8), {'filter_size': 3}, backend='numba')\n"
+        "net.gradient(x, t), net.predict(x)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys; sys.path.insert(0, sys.argv[1])\n" + code, str(site)],
+        cwd=tmp_path,
+        env={**os.environ, "XCONV_CACHE_DIR": str(tmp_path / "cache"), "NUMBA_CACHE_DIR": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    new = {path for path in site.rglob("*") if path.is_file()} - before
+    assert {path.suffix for path in new} <= {".pyc"}  # pip removes those of its .py files
+    assert list((tmp_path / "cache").rglob("*.nbc"))
