@@ -10,13 +10,14 @@ import pytest
 from xconv.kernels import cuda
 
 from tests import cuda_shim
-from tests.cuda_shim.checks import CHECKS
+from tests.cuda_shim import checks, dropout_checks
 
 if cuda_shim.MISSING:
     if os.environ.get("XCONV_REQUIRE_CUDA_TOOLS") == "1":
         raise RuntimeError(f"XCONV_REQUIRE_CUDA_TOOLS=1, and {cuda_shim.MISSING}")
     pytest.skip(f"CUDA kernels on the CPU: {cuda_shim.MISSING}", allow_module_level=True)
 
+CHECKS = checks.CHECKS | dropout_checks.CHECKS
 FILES = sorted(path.stem for path in cuda.FOLDER.glob("*.cu"))
 
 
@@ -50,6 +51,12 @@ BROKEN = [  # file, kernel, what is changed, into what
         "    shared[me] = value;\n    if (me) return shared[0];\n",
     ),
     ("softmax", "softmax_cross_entropy", "exp(z[i] - top)", "exp(z[i])"),  # overflows
+    ("dropout", "dropout", "round < 10", "round < 9"),
+    ("dropout", "dropout", "static_cast<u64>(block) + 1", "static_cast<u64>(block)"),  # NumPy counts up first
+    ("dropout", "dropout", "k % 2 * 32", "(1 - k % 2) * 32"),  # the high half first
+    ("dropout", "dropout", "half >= threshold", "half > threshold"),
+    ("dropout", "dropout", "if (i < size) y", "y"),  # writes past the end
+    ("dropout", "dropout", "i64 half = static_cast<unsigned>", "i64 half = static_cast<int>"),
     ("optimizers", "adam", "1.0 - pow(beta2, t)", "1.0 - pow(beta2, t + 1)"),
 ]
 

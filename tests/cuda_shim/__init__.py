@@ -110,6 +110,8 @@ class Kernel:
                 raise TypeError(f"{self.name}: a pointer needs a C-contiguous array, writeable where it is written")
             return ctypes.c_void_p(arg.ctypes.data)
         if code == "i8" and type(arg) is int:
+            if not -(2**63) <= arg < 2**63:
+                raise OverflowError(f"{self.name}: Python int {arg} is too large for long long")
             return ctypes.c_longlong(arg)
         if code == "f8" and type(arg) is float:
             return ctypes.c_double(arg)

@@ -20,7 +20,7 @@ class BatchNormAndDropout(Arrays):
         mean = self._channel_sums(x) * _share(x)
         y = self.xp.subtract(x, _wide(mean), out=self.empty(x.shape, x.dtype))
         var = self._channel_sums(y * y) * _share(x)
-        inv_std = 1.0 / self.xp.sqrt(var + eps)
+        inv_std = 1.0 / self.xp.sqrt(var + float(eps))
         y *= _wide(gamma * inv_std)
         y += _wide(beta)
         return y, BatchNormSaved(x, gamma, mean, inv_std, var)
@@ -47,7 +47,7 @@ class BatchNormAndDropout(Arrays):
 
     def batch_norm_inference(self, x: Array, gamma: Array, beta: Array, mean: Array, var: Array, eps: float) -> Array:
         """x[N,C,H,W] -> gamma (x - mean) / sqrt(var + eps) + beta with given statistics, as one scale and one shift."""
-        scale = gamma / self.xp.sqrt(var + eps)
+        scale = gamma / self.xp.sqrt(var + float(eps))
         y = self.xp.multiply(x, _wide(scale), out=self.empty(x.shape, x.dtype))
         y += _wide(beta - mean * scale)
         return y
@@ -70,7 +70,7 @@ class BatchNormAndDropout(Arrays):
         least = streams.dropout_threshold(rate)
         words = streams.mask_words(seed, int(self.to_numpy(step)[0]), node, x.size)
         dropped = self.asarray(words < least).reshape(x.shape)
-        y = self.xp.multiply(x, 1.0 / (1.0 - rate), out=self.empty(x.shape, x.dtype))
+        y = self.xp.multiply(x, 1.0 / (1.0 - float(rate)), out=self.empty(x.shape, x.dtype))
         self.xp.copyto(y, 0.0, where=dropped)  # not a product with 0, which is NaN for an infinity
         return y
 

@@ -7,14 +7,13 @@ step can be recorded in a CUDA graph and replayed.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
-from xconv.backend.base import EVERYTHING, Array, Backend, ConvPoolSaved, ConvSaved, Need, argmax_dtype
-from xconv.backend.cublas import Cublas
-from xconv.backend.cuda import dotted, usable_cupy
-from xconv.backend.cuda_kernels import BLOCK, MOST_BLOCKS, SUFFIX, Kernels, max_pool_name, pool, pool_of_product, window
+from xconv import streams
+from xconv.backend.base import EVERYTHING, Array, ConvPoolSaved, ConvSaved, Need, argmax_dtype
+from xconv.backend.cuda_kernels import BLOCK, MOST_BLOCKS, SUFFIX, max_pool_name, pool, pool_of_product, window
+from xconv.backend.cupy_arrays import CupyArrays
 from xconv.errors import BackendError, DTypeError, described
 from xconv.shapes import Pads, Pair, same_shape, window_output
 
@@ -23,52 +22,8 @@ ROW_PART = 8192  # entries that one block sums, up to MOST_PARTS blocks a row
 MOST_PARTS = 64
 
 
-class CupyBackend(Backend):
+class CupyBackend(CupyArrays):
     """NVIDIA GPUs. Raises BackendError, with reason and fix, where it cannot run."""
-
-    name = "cupy"
-
-    def __init__(self) -> None:
-        self.xp = usable_cupy()
-        self.array_type = self.xp.ndarray
-        self._cublas = Cublas(self.xp)
-        self._kernels = Kernels(self.xp)
-
-    # ------------------------------------------------------------------ arrays and transfers
-
-    def asarray(self, a: Any, dtype: Any = None) -> Array:
-        """`a` on the device, C-contiguous, in native byte order: the one place where host data comes in."""
-        self._kernels.check_process()
-        if not hasattr(a, "__cuda_array_interface__"):
-            a = super().asarray(a, dtype)
-            if a.dtype.kind not in "biufc":
-                raise DTypeError(f"asarray: expected numbers. Received: {described(a)}")
-        return self.xp.ascontiguousarray(self.xp.asarray(a), dtype).reshape(a.shape)  # it makes rank 1 of a scalar
-
-    def to_numpy(self, a: Array) -> np.ndarray:
-        """`a` on the host, once the device has computed it."""
-        return np.asarray(a) if isinstance(a, np.ndarray) else a.get()
-
-    def synchronize(self) -> None:
-        """Wait for everything on the device."""
-        self.xp.cuda.Device().synchronize()
-
-    def describe(self) -> dict[str, Any]:
-        """Device, its memory and compute capability, versions of CuPy, CUDA, driver and cuBLAS."""
-        runtime = self.xp.cuda.runtime
-        device = self.xp.cuda.get_device_id()
-        about = runtime.getDeviceProperties(device)
-        return {
-            "backend": self.name,
-            "device": about["name"].decode(),
-            "version": f"cupy {self.xp.__version__}",
-            "memory": about["totalGlobalMem"],
-            "compute_capability": f"{about['major']}.{about['minor']}",
-            "cuda": dotted(runtime.runtimeGetVersion()),
-            "driver": dotted(runtime.driverGetVersion()),
-            "cublas": self._cublas.version(),
-            "precision": "float32 without TF32",
-        }
 
     # ------------------------------------------------------------------ columns
 
@@ -345,6 +300,18 @@ class CupyBackend(Backend):
         self._kernels.blocks("softmax", f"mean_loss_{suffix}", (1,), (BLOCK,), losses, loss, n)
         return loss, dlogits
 
+    def dropout(self, x: Array, rate: float, seed: int, step: Array, node: int) -> Array:
+        suffix = self._suffix("dropout", x)
+        self._mine("dropout", step)
+        if step.dtype != np.uint64 or step.size != 1:
+            raise DTypeError(f"dropout: step must be uint64[1]. Received: {described(step)}")
+        least, scale = streams.dropout_threshold(rate), 1.0 / (1.0 - float(rate))
+        y = self.empty(x.shape, x.dtype)
+        key = (seed if seed < 2**63 else seed - 2**64, int(streams.Purpose.DROPOUT))  # kernels take signed numbers
+        args = (self._flat(x), y, step, *key, node, least, scale, y.size)
+        self._kernels.each("dropout", f"dropout_{suffix}", -(-y.size // 8), *args)  # a thread draws for 8 entries
+        return y
+
     # ------------------------------------------------------------------ optimizers
 
     def sgd(self, p: Array, g: Array, hyper: Array) -> None:
@@ -376,27 +343,3 @@ class CupyBackend(Backend):
                 raise BackendError(f"{name}: an array updated in place must be C-contiguous. {described(array)}")
         args = (p, self._flat(g), *state, hyper, *settings, p.size)
         self._kernels.each("optimizers", f"{name}_{suffix}", p.size, *args)
-
-    # ------------------------------------------------------------------ helpers
-
-    def _mine(self, operation: str, *arrays: Array) -> None:
-        """BackendError where an array is not on the device: host data comes in through asarray alone."""
-        for array in arrays:
-            if not isinstance(array, self.array_type):
-                kind = f"{type(array).__module__}.{type(array).__qualname__}"
-                raise BackendError(
-                    f"{operation}: expected arrays of backend 'cupy' (convert with backend.asarray). "
-                    f"Received: {kind}, {described(array)}"
-                )
-
-    def _suffix(self, operation: str, *arrays: Array) -> str:
-        """The kernels' suffix for these arrays, which must be ours and all float32 or all float64."""
-        self._mine(operation, *arrays)
-        kinds = {array.dtype.name for array in arrays}
-        if len(kinds) != 1 or not kinds <= SUFFIX.keys():
-            got = ", ".join(str(array.dtype) for array in arrays)
-            raise DTypeError(f"{operation}: expected arrays all of float32 or all of float64. Received: {got}")
-        return SUFFIX[kinds.pop()]
-
-    def _flat(self, array: Array) -> Array:
-        return array if array.flags.c_contiguous else self.xp.ascontiguousarray(array)
