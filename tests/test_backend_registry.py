@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from xconv import backend as registry
 from xconv import get_backend
 from xconv.backend import Backend, backend_of, prove
 from xconv.backend.numpy_backend import NumpyBackend
-from xconv.errors import BackendError
+from xconv.errors import BackendError, ConfigError
 
 
 @pytest.fixture
@@ -180,8 +182,50 @@ def test_a_wrong_setting_is_named():
         text=True,
         check=True,
     )
-    words = "XCONV_NUM_THREADS must be an integer >= 1. Received: 'all'"
+    words = "XCONV_NUM_THREADS must be an integer >= 1, or unset to use every processor. Received: 'all'"
     assert done.stdout.splitlines() == [f"False {words}", words]
+
+
+@pytest.mark.usefixtures("nothing_made")
+@pytest.mark.parametrize("setting", ["abc", "0", "-1", "2.5"])
+def test_auto_does_not_pass_over_a_wrong_setting(monkeypatch, capsys, setting):
+    load("numba")
+    registry._made.clear()
+    without(monkeypatch, "cupy")
+    monkeypatch.setenv("XCONV_NUM_THREADS", setting)
+    for ask in (get_backend, lambda: get_backend("auto"), lambda: get_backend("numba"), xconv.SimpleConvNet):
+        with pytest.raises(ConfigError, match=f"XCONV_NUM_THREADS must be .* Received: '{re.escape(setting)}'$"):
+            ask()
+    assert capsys.readouterr().err == ""
+    monkeypatch.delenv("XCONV_NUM_THREADS")
+    assert get_backend("auto").name == "numba"  # once put right
+
+
+@pytest.mark.usefixtures("nothing_made")
+@pytest.mark.parametrize(("setting", "threads"), [("", 3), ("1", 1), ("3", 3), ("4", 3), ("64", 3)])
+def test_threads_that_would_share_a_processor_are_not_made(monkeypatch, setting, threads):
+    load("numba")
+    registry._made.clear()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2}, raising=False)
+    monkeypatch.setenv("XCONV_NUM_THREADS", setting)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert [get_backend("numba").describe()["threads"] for _ in range(2)] == [threads, threads]
+    told = [str(warning.message) for warning in caught if warning.category is RuntimeWarning]
+    assert len(told) == (setting in ("4", "64"))  # once in a process
+    assert not told or told[0].startswith(
+        f"XCONV_NUM_THREADS is {setting}, more than the processors this process may use; 3 is taken "
+    )
+
+
+@pytest.mark.usefixtures("nothing_made")
+def test_a_warning_that_is_an_error_is_not_a_broken_library(monkeypatch):
+    load("numba")
+    registry._made.clear()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0}, raising=False)
+    monkeypatch.setenv("XCONV_NUM_THREADS", "2")
+    with pytest.raises(RuntimeWarning, match="; 1 is taken instead"):
+        get_backend("numba")
 
 
 def test_the_owner_of_an_array(backend, monkeypatch):

@@ -48,7 +48,7 @@ def _make(name: str) -> Backend:
             try:
                 backend: Backend = getattr(import_module(module), cls)()
                 prove(backend)
-            except XconvError:
+            except (XconvError, Warning):  # a warning, where warnings are errors, tells its own story
                 raise
             except Exception as error:
                 raise _cannot_run(name, error) from error
@@ -84,7 +84,8 @@ def get_backend(name: str | Backend | None = None) -> Backend:
     """The backend called `name`: "numpy", "numba", "cupy", or "auto" for the best that is usable.
 
     None means $XCONV_BACKEND, or "auto" where that is not set. A backend that is named either runs or raises
-    BackendError with the cause and the fix; "auto" says on stderr, once, what it chose and why.
+    BackendError with the cause and the fix; "auto" says on stderr, once, what it chose and why. ConfigError where a
+    setting that a backend reads, such as $XCONV_NUM_THREADS, is wrong.
     """
     if isinstance(name, Backend):
         return name
@@ -110,7 +111,7 @@ def _best() -> Backend:
     for name in NAMES:
         try:
             backend = _make(name)
-        except XconvError as error:
+        except BackendError as error:  # not ConfigError: a wrong setting is to be put right, not passed over
             skipped.append(f"no {name}: {_reason(error)}".split("\n", 1)[0].rstrip("."))
             continue
         why = "; ".join(skipped) if skipped else "the fastest there is"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from queue import SimpleQueue
@@ -16,15 +17,27 @@ from xconv.errors import ConfigError
 
 
 def default_threads() -> int:
-    """$XCONV_NUM_THREADS, else the number of processors this process may use."""
+    """$XCONV_NUM_THREADS, but no more than the processors this process may use; as many as those where it is not set.
+
+    ConfigError where it is no such number, RuntimeWarning where it is too large: threads that share a processor wait
+    for one another. A `Team` takes any number.
+    """
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     asked = os.environ.get("XCONV_NUM_THREADS")
-    if asked:
-        if not asked.isdecimal() or int(asked) < 1:
-            raise ConfigError(f"XCONV_NUM_THREADS must be an integer >= 1. Received: {asked!r}")
-        return int(asked)
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    if not asked:
+        return usable
+    if not asked.isdecimal() or int(asked) < 1:
+        raise ConfigError(
+            f"XCONV_NUM_THREADS must be an integer >= 1, or unset to use every processor. Received: {asked!r}"
+        )
+    if int(asked) > usable:
+        warnings.warn(
+            f"XCONV_NUM_THREADS is {int(asked)}, more than the processors this process may use; {usable} is taken "
+            "instead, since threads that share a processor slow each other down",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return min(int(asked), usable)
 
 
 class Team:
