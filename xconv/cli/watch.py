@@ -1,72 +1,14 @@
-"""Callbacks of `xconv train`: a bar on a terminal, else a line an epoch; and the brake for Ctrl-C and SIGTERM."""
+"""The brake of `xconv train`: Ctrl-C and SIGTERM end training between two steps."""
 
 from __future__ import annotations
 
 import signal
-import sys
 import threading
-import time
+from collections.abc import Mapping
 from types import FrameType, TracebackType
 from typing import Any
 
-from tqdm import tqdm
-
 from xconv.callbacks import Callback
-from xconv.cli.console import notice
-
-
-class Bar(Callback):
-    """One progress bar on stderr an epoch, with images/s, loss and accuracy: 80 columns hold it.
-
-    images/s counts training steps alone, as in the final table.
-    """
-
-    def on_train_begin(self, epochs: int, steps_per_epoch: int) -> None:
-        self.epochs = epochs
-        self.bar: Any = None
-
-    def on_epoch_begin(self, epoch: int, images: int) -> None:
-        width = len(str(self.epochs))
-        self.bar = tqdm(
-            total=images,
-            desc=f"epoch {epoch:>{width}}/{self.epochs}",
-            bar_format="{desc} |{bar}|",
-            file=sys.stderr,
-            dynamic_ncols=True,
-        )
-        self.start = time.perf_counter()
-
-    def on_step_end(self, step: int, images: int, logs: dict[str, float]) -> None:
-        if logs:
-            self._say(logs, (self.bar.n + images) / (time.perf_counter() - self.start))
-        self.bar.update(images)
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        self._say(logs, logs["images_per_second"])
-        self.bar.close()
-
-    def _say(self, logs: dict[str, float], rate: float) -> None:
-        test = f"  test {logs['val_accuracy']:.4f}" if "val_accuracy" in logs else ""
-        text = f"{tqdm.format_sizeof(rate)} images/s  loss {logs['loss']:.4f}  acc {logs['accuracy']:.4f}{test}"
-        self.bar.bar_format = "{desc} |{bar}| " + text
-
-    def on_train_end(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-
-class Lines(Callback):
-    """One line on stderr an epoch, for logs."""
-
-    def on_train_begin(self, epochs: int, steps_per_epoch: int) -> None:
-        self.epochs = epochs
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        notice(
-            f"epoch {epoch}/{self.epochs}: loss {logs['loss']:.4f}, accuracy {logs['accuracy']:.4f}; "
-            f"test loss {logs['val_loss']:.4f}, accuracy {logs['val_accuracy']:.4f}; "
-            f"{logs['images_per_second']:,.0f} images/s"
-        )
 
 
 class Stopped(BaseException):
@@ -84,7 +26,7 @@ class Brake(Callback):
         self._asked: int | None = None
         self._training = False
         self._before: dict[int, Any] = {}
-        self.epoch = self.step = 0
+        self.epoch = self.step = 0  # the present ones, from 1
 
     def __enter__(self) -> Brake:
         if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handler
@@ -102,21 +44,21 @@ class Brake(Callback):
             raise Stopped(signum)
 
     def _stop_if_asked(self) -> None:
-        if self._asked is not None:
+        if self._training and self._asked is not None:
+            self._training = False
             raise Stopped(self._asked)
 
-    def on_train_begin(self, epochs: int, steps_per_epoch: int) -> None:
+    def on_train_begin(self, logs: Mapping[str, float] | None = None) -> None:
         self._training = True
 
-    def on_epoch_begin(self, epoch: int, images: int) -> None:
-        self.epoch = epoch
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        self._stop_if_asked()  # not when the last epoch ended: callbacks that come after this one keep that epoch
+        self.epoch = epoch + 1
 
-    def on_step_end(self, step: int, images: int, logs: dict[str, float]) -> None:
-        self.step = step
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
+        self.step = batch + 1
         self._stop_if_asked()
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+    def on_train_end(self, logs: Mapping[str, float] | None = None) -> None:
         self._stop_if_asked()
-
-    def on_train_end(self) -> None:
         self._training = False
