@@ -26,6 +26,14 @@ def relu_backward(dy, y, dx):
 
 
 @jit
+def dropout(x, words, least, scale, y):
+    """Y = x scale where its word is at least `least`, else 0."""
+    zero, scale = x.dtype.type(0), x.dtype.type(scale)
+    for i in range(x.size):
+        y[i] = x[i] * scale if words[i] >= least else zero
+
+
+@jit
 def bias_activation(conv, b, y, first, relu):
     """y[first+k, f] = conv[f, k] + b[f], through a ReLU if asked: conv[F,count,OH,OW] -> y[N,F,OH,OW]."""
     f, count, oh, ow = conv.shape

@@ -6,16 +6,13 @@ one matrix product gives all filters' maps, and the kernel that follows writes t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
 
 from xconv.backend.base import EVERYTHING, Array, ConvPoolSaved, ConvSaved, Need, argmax_dtype
-from xconv.backend.numpy_backend import NumpyBackend
-from xconv.backend.threads import OneBlasThread, Team, default_threads
+from xconv.backend.numba_norm import NumbaNorm
 from xconv.kernels.cpu import columns, elementwise, pooling
 from xconv.shapes import Pads, Pair, window_output
 
@@ -23,43 +20,8 @@ FUSED_TAPS = 64  # the most inputs to one shifted filter for which convolution a
 BLOCK = 1 << 18  # bytes of columns in a block: with the maps beside them they stay in a core's second-level cache
 
 
-class NumbaBackend(NumpyBackend):
+class NumbaBackend(NumbaNorm):
     """Compiled, on all cores the process may use ($XCONV_NUM_THREADS sets how many)."""
-
-    name = "numba"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.team = Team(default_threads())
-        self._one_blas_thread = OneBlasThread()
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """BLAS with one thread, because ours run side by side, and none of NumPy's warnings."""
-        with super().running(), self._one_blas_thread():
-            yield
-
-    def describe(self) -> dict[str, Any]:
-        """Device, versions, threads and the BLAS kernels in use."""
-        return {
-            **super().describe(),
-            "version": f"numba {numba.__version__}, numpy {np.__version__}",
-            "threads": self.team.threads,
-        }
-
-    def asarray(self, a: Any, dtype: Any = None) -> Array:
-        """As NumPy's, and writable: for read-only arrays every kernel would be compiled once more."""
-        a = super().asarray(a, dtype)
-        return a if a.flags.writeable else a.copy()
-
-    def _over(self, n: int, work: float, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-        """function(*arguments, first, last) over 0..n, shared out."""
-        return self.team.each(function, [(*arguments, *part) for part in self.team.ranges(n, work)])
-
-    def _sliced(self, function: Callable[..., Any], *lines: Array, then: tuple[Any, ...] = ()) -> None:
-        """function(*lines, *then) with the arrays of one axis cut into a slice a thread."""
-        parts = self.team.ranges(lines[0].size, lines[0].size)
-        self.team.each(function, [(*(line[i:j] for line in lines), *then) for i, j in parts])
 
     # ------------------------------------------------------------------ columns and pooling
 

@@ -1,0 +1,180 @@
+"""Batch normalisation of x[N,C,P], P = H*W, for the channels first..last.
+
+Channel by channel where planes are long: what one pass over a channel reads is still in cache for the next. Where they
+are short (`thin_...`), the channels' entries lie side by side in an image, and loops run along those instead.
+
+A sum goes over a thousand entries in the array's dtype and on from there in float64, as its rounding errors grow
+with its length.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from xconv.kernels.cpu.jit import jit
+
+PART = 1024  # entries of a plane that are summed in the array's dtype
+ROWS = 64  # images that are, where planes are short
+
+
+@jit
+def _sum(x):
+    """Of x[P]."""
+    total = 0.0
+    for start in range(0, x.size, PART):
+        line, part = x[start : start + PART], x.dtype.type(0)
+        for i in range(line.size):
+            part += line[i]
+        total += part
+    return total
+
+
+@jit
+def _products(a, mean_a, b, mean_b):
+    """The sum of (a - mean_a) (b - mean_b), both [P]."""
+    total = 0.0
+    for start in range(0, a.size, PART):
+        line, other, part = a[start : start + PART], b[start : start + PART], a.dtype.type(0)
+        for i in range(line.size):
+            part += (line[i] - mean_a) * (other[i] - mean_b)
+        total += part
+    return total
+
+
+@jit
+def batch_norm(x, gamma, beta, eps, y, mean, inv_std, var, first, last):
+    """Y = gamma (x - mean) / sqrt(var + eps) + beta, and the statistics of each channel.
+
+    A channel's variance is the mean of its planes' variances plus the variance of its planes' means, so that a plane is
+    still in cache when its squares are summed.
+    """
+    n, _, p = x.shape
+    means = np.empty(n)
+    for c in range(first, last):
+        middle = within = between = 0.0
+        for i in range(n):
+            means[i] = _sum(x[i, c]) / p
+            middle += means[i] / n
+            at = x.dtype.type(means[i])
+            within += _products(x[i, c], at, x[i, c], at)
+        for i in range(n):
+            between += (means[i] - middle) ** 2
+        variance = (within / p + between) / n
+        mean[c], var[c], inv_std[c] = middle, variance, 1.0 / np.sqrt(variance + eps)
+        normalize(x, mean, inv_std, gamma, beta, y, c, c + 1)
+
+
+@jit
+def normalize(x, mean, inv_std, gamma, beta, y, first, last):
+    """Y = gamma (x - mean) inv_std + beta."""
+    n, _, p = x.shape
+    for c in range(first, last):
+        middle, scale, shift = mean[c], gamma[c] * inv_std[c], beta[c]
+        for i in range(n):
+            source, target = x[i, c], y[i, c]
+            for j in range(p):
+                target[j] = (source[j] - middle) * scale + shift
+
+
+@jit
+def batch_norm_backward(dy, x, gamma, mean, inv_std, dx, dgamma, dbeta, need_dx, first, last):
+    """Dbeta = sum dy, dgamma = sum dy xhat, dx = gamma / sqrt(var + eps) (dy - dbeta / m - xhat dgamma / m)."""
+    n, _, p = x.shape
+    zero = x.dtype.type(0)
+    for c in range(first, last):
+        total = products = 0.0
+        for i in range(n):
+            total += _sum(dy[i, c])
+            products += _products(dy[i, c], zero, x[i, c], mean[c])
+        dbeta[c], dgamma[c] = total, products * inv_std[c]
+        if need_dx:
+            middle, scale, shift = mean[c], gamma[c] * inv_std[c], x.dtype.type(total / (n * p))
+            slope = x.dtype.type(products * inv_std[c] * inv_std[c] / (n * p))
+            for i in range(n):
+                source, other, target = dy[i, c], x[i, c], dx[i, c]
+                for j in range(p):
+                    target[j] = scale * (source[j] - shift - (other[j] - middle) * slope)
+
+
+# ---------------------------------------------------------------------- short planes
+
+
+@jit
+def _thin_sums(x, p, first, last):
+    """The sums of x[N,C*P] over the images and each channel's P entries: [last - first]."""
+    sums, part = np.zeros((last - first) * p), np.zeros((last - first) * p, x.dtype)
+    for i in range(x.shape[0]):
+        line = x[i, first * p : last * p]
+        for j in range(part.size):
+            part[j] += line[j]
+        if i % ROWS == ROWS - 1 or i == x.shape[0] - 1:
+            sums += part
+            part[:] = 0
+    return sums.reshape(last - first, p).sum(axis=1)
+
+
+@jit
+def _thin_products(a, mean_a, b, mean_b, p, first, last):
+    """As _thin_sums, of (a - mean_a) (b - mean_b), the means being those of each entry."""
+    sums, part = np.zeros((last - first) * p), np.zeros((last - first) * p, a.dtype)
+    for i in range(a.shape[0]):
+        line, other = a[i, first * p : last * p], b[i, first * p : last * p]
+        for j in range(part.size):
+            part[j] += (line[j] - mean_a[j]) * (other[j] - mean_b[j])
+        if i % ROWS == ROWS - 1 or i == a.shape[0] - 1:
+            sums += part
+            part[:] = 0
+    return sums.reshape(last - first, p).sum(axis=1)
+
+
+@jit
+def _spread(of_channels, p, like):
+    """[K] -> [K*P], each value P times, in the dtype of `like`."""
+    out = np.empty((of_channels.size, p), like.dtype)
+    for c in range(of_channels.size):
+        out[c] = of_channels[c]
+    return out.reshape(-1)
+
+
+@jit
+def thin_batch_norm(x, gamma, beta, eps, y, mean, inv_std, var, first, last):
+    """See batch_norm."""
+    n, c, p = x.shape
+    flat = x.reshape(n, c * p)
+    mean[first:last] = _thin_sums(flat, p, first, last) / (n * p)
+    middle = _spread(mean[first:last], p, x)
+    variance = _thin_products(flat, middle, flat, middle, p, first, last) / (n * p)
+    var[first:last], inv_std[first:last] = variance, 1.0 / np.sqrt(variance + eps)
+    thin_normalize(x, mean, inv_std, gamma, beta, y, first, last)
+
+
+@jit
+def thin_normalize(x, mean, inv_std, gamma, beta, y, first, last):
+    """See normalize."""
+    n, c, p = x.shape
+    x, y = x.reshape(n, c * p), y.reshape(n, c * p)
+    middle, shift = _spread(mean[first:last], p, x), _spread(beta[first:last], p, x)
+    scale = _spread(gamma[first:last] * inv_std[first:last], p, x)
+    for i in range(n):
+        source, target = x[i, first * p : last * p], y[i, first * p : last * p]
+        for j in range(middle.size):
+            target[j] = (source[j] - middle[j]) * scale[j] + shift[j]
+
+
+@jit
+def thin_batch_norm_backward(dy, x, gamma, mean, inv_std, dx, dgamma, dbeta, need_dx, first, last):
+    """See batch_norm_backward."""
+    n, c, p = x.shape
+    dy, x = dy.reshape(n, c * p), x.reshape(n, c * p)
+    rate, middle = inv_std[first:last], _spread(mean[first:last], p, x)
+    total = _thin_sums(dy, p, first, last)
+    products = _thin_products(dy, np.zeros_like(middle), x, middle, p, first, last)
+    dbeta[first:last], dgamma[first:last] = total, products * rate
+    if need_dx:
+        dx = dx.reshape(n, c * p)
+        scale, shift = _spread(gamma[first:last] * rate, p, x), _spread(total / (n * p), p, x)
+        slope = _spread(products * rate * rate / (n * p), p, x)
+        for i in range(n):
+            source, other = dy[i, first * p : last * p], x[i, first * p : last * p]
+            target = dx[i, first * p : last * p]
+            for j in range(middle.size):
+                target[j] = scale[j] * (source[j] - shift[j] - (other[j] - middle[j]) * slope[j])
