@@ -46,13 +46,13 @@ def paddings(value: Any, what: str) -> Pads:
     return height, height, width, width
 
 
-def pooling_pads(value: Any, kernel: Pair, what: str) -> Pads:
+def pooling_pads(value: Any, kernel: Pair, what: str, word: str = "pad") -> Pads:
     """(top, bottom, left, right) for a pooling, of which every window must see some of the image."""
-    pads = paddings(value, f"{what}: pad")
+    pads = paddings(value, f"{what}: {word}")
     for axis, name in enumerate(("height", "width")):
         if max(pads[2 * axis : 2 * axis + 2]) >= kernel[axis]:
             raise ConfigError(
-                f"{what}: pad must be smaller than the kernel's {name} of {kernel[axis]}, or some windows hold "
+                f"{what}: {word} must be smaller than the kernel's {name} of {kernel[axis]}, or some windows hold "
                 f"nothing but padding. Received: pads {pads}"
             )
     return pads

@@ -1,9 +1,60 @@
 """The layers, one family a file."""
 
-from xconv.layers.activation import ReLU
+from xconv.layers.activation import Activation, Identity, LeakyReLU, ReLU, Sigmoid, Softmax, Tanh
 from xconv.layers.base import Context, Layer, ParamSpec
 from xconv.layers.conv import Conv2D
-from xconv.layers.dense import Dense, Flatten
-from xconv.layers.pool import AvgPool2D, MaxPool2D
+from xconv.layers.dense import Dense
+from xconv.layers.dropout import Dropout
+from xconv.layers.lambda_ import Lambda
+from xconv.layers.merge import Add, Average, Concatenate, Maximum, Multiply
+from xconv.layers.norm import BatchNormalization
+from xconv.layers.pool import AvgPool2D, GlobalAveragePooling2D, GlobalMaxPooling2D, MaxPool2D
+from xconv.layers.reshape import Flatten, Reshape, ZeroPadding2D
+from xconv.layers.symbolic import Input, Tensor
 
-__all__ = ["AvgPool2D", "Context", "Conv2D", "Dense", "Flatten", "Layer", "MaxPool2D", "ParamSpec", "ReLU"]
+AveragePooling2D, MaxPooling2D = AvgPool2D, MaxPool2D  # Keras has both names
+
+# What a file may name; not Lambda, whose functions no file holds.
+REGISTRY: dict[str, type[Layer]] = {
+    kind.__name__: kind
+    for kind in (
+        Add, Average, AvgPool2D, BatchNormalization, Concatenate, Conv2D, Dense, Dropout, Flatten,
+        GlobalAveragePooling2D, GlobalMaxPooling2D, Identity, LeakyReLU, MaxPool2D, Maximum, Multiply, ReLU,
+        Reshape, Sigmoid, Softmax, Tanh, ZeroPadding2D,
+    )
+}  # fmt: skip
+
+__all__ = [
+    "REGISTRY",
+    "Activation",
+    "Add",
+    "Average",
+    "AveragePooling2D",
+    "AvgPool2D",
+    "BatchNormalization",
+    "Concatenate",
+    "Context",
+    "Conv2D",
+    "Dense",
+    "Dropout",
+    "Flatten",
+    "GlobalAveragePooling2D",
+    "GlobalMaxPooling2D",
+    "Identity",
+    "Input",
+    "Lambda",
+    "Layer",
+    "LeakyReLU",
+    "MaxPool2D",
+    "MaxPooling2D",
+    "Maximum",
+    "Multiply",
+    "ParamSpec",
+    "ReLU",
+    "Reshape",
+    "Sigmoid",
+    "Softmax",
+    "Tanh",
+    "Tensor",
+    "ZeroPadding2D",
+]

@@ -1,4 +1,4 @@
-"""Runs of layers that a backend does in one go. The graph swaps them in; nobody writes them in a model."""
+"""Runs of layers that a backend does in one go. A plan swaps them in; nobody writes them in a model."""
 
 from __future__ import annotations
 
@@ -10,8 +10,27 @@ from xconv.layers.conv import Conv2D
 from xconv.layers.pool import MaxPool2D
 
 
+class ConvReLU(Layer):
+    """Conv2D of one group and ReLU without ever storing what ReLU is given. The parameters stay the Conv2D's."""
+
+    def __init__(self, conv: Conv2D) -> None:
+        super().__init__(name=conv.name)
+        self.conv = conv
+
+    def forward(self, x: Array, ctx: Context) -> tuple[Array, Any]:
+        conv = self.conv
+        w, b = conv.weights(conv.filters)
+        return conv.backend.conv2d(x, w, b, conv.strides, conv.pads(x.shape[1:]), conv.dilation_rate, "relu")
+
+    def backward(self, dy: Array, saved: Any, need: Need) -> tuple[Array | None, dict[str, Array]]:
+        return self.conv.backward(dy, saved, need)
+
+
 class ConvReLUMaxPool(Layer):
-    """Conv2D, ReLU and MaxPool2D without ever storing the unpooled map. The parameters stay the Conv2D's."""
+    """Conv2D, ReLU and MaxPool2D without ever storing the unpooled map. The parameters stay the Conv2D's.
+
+    The Conv2D has one group and no dilation, the MaxPool2D no padding.
+    """
 
     def __init__(self, conv: Conv2D, pool: MaxPool2D) -> None:
         super().__init__(name=conv.name)
@@ -19,10 +38,11 @@ class ConvReLUMaxPool(Layer):
 
     def forward(self, x: Array, ctx: Context) -> tuple[Array, Any]:
         conv, pool = self.conv, self.pool
+        w, b = conv.weights(conv.filters)
         return conv.backend.conv2d_relu_max_pool(
-            x, conv.params["w"], conv.params["b"], conv.stride, conv.pads, pool.kernel, pool.stride
+            x, w, b, conv.strides, conv.pads(x.shape[1:]), pool.pool_size, pool.strides
         )
 
     def backward(self, dy: Array, saved: Any, need: Need) -> tuple[Array | None, dict[str, Array]]:
         dx, dw, db = self.conv.backend.conv2d_relu_max_pool_backward(dy, saved, need)
-        return dx, {"w": dw, "b": db}
+        return dx, self.conv.gradients(dw, db)

@@ -1,0 +1,94 @@
+"""A layer from a function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from xconv.backend import Array, Need
+from xconv.errors import ConfigError, ShapeError, described
+from xconv.layers.base import Context, Layer, Shape
+from xconv.shapes import channels_first, positive
+
+
+class Lambda(Layer):
+    """y = function(xp, x) and dx = backward(xp, dy, x, y), in the order of axes that the user sees.
+
+    `xp` is the array module (numpy or cupy), x[N,...] an array of the backend: of images [N,H,W,C] in a channels_last
+    model. Neither function may write what it is given. Without `backward` the layer predicts, and may stand before all
+    that is trained. A function cannot be put in a file: whoever loads the model gives the layer again.
+
+    Args:
+        function: (xp, x) -> y[N,...].
+        backward: (xp, dy, x, y) -> dx, in the shape of x.
+        output_shape: of one example of y; found by calling `function` on zeros where it is not given.
+    """
+
+    portable = False  # no file holds it
+
+    def __init__(
+        self,
+        function: Callable[[Any, Array], Array],
+        backward: Callable[[Any, Array, Array, Array], Array] | None = None,
+        *,
+        output_shape: Sequence[int] | None = None,
+        **base: Any,
+    ) -> None:
+        super().__init__(**base)
+        if not callable(function):
+            raise ConfigError(f"{self.label}: function must be callable as f(xp, x). Received: {described(function)}")
+        if backward is not None and not callable(backward):
+            raise ConfigError(
+                f"{self.label}: backward must be callable as f(xp, dy, x, y). Received: {described(backward)}"
+            )
+        self.function, self.gradient = function, backward
+        self.declared: Shape | None = None
+        if output_shape is not None:
+            if not isinstance(output_shape, Sequence):
+                raise ConfigError(f"{self.label}: output_shape must be sizes. Received: {described(output_shape)}")
+            self.declared = tuple(positive(n, f"{self.label}: each size of output_shape") for n in output_shape)
+
+    def output_shape(self, in_shape: Shape) -> Shape:
+        seen = self.declared
+        if seen is None:
+            y = self.function(np, np.zeros((1, *self._seen(in_shape)), np.float32))
+            self._check_batch(y, 1)
+            seen = tuple(y.shape[1:])
+        return channels_first(seen, self.data_format or "channels_first")
+
+    def forward(self, x: Array, ctx: Context) -> tuple[Array, Any]:
+        x = self.images_last(x)
+        y = self.function(self.backend.xp, x)
+        self._check_batch(y, x.shape[0])
+        return self._inside(y, x.dtype), (x, y)
+
+    def backward(self, dy: Array, saved: Any, need: Need) -> tuple[Array | None, dict[str, Array]]:
+        if not need.x:
+            return None, {}
+        if self.gradient is None:
+            raise ConfigError(
+                f"{self.label}: training what lies before it needs its gradient; give Lambda(function, backward=...) "
+                "with backward(xp, dy, x, y) -> dx. Received: no backward"
+            )
+        x, y = saved
+        dx = self.gradient(self.backend.xp, self.images_last(dy), x, y)
+        if getattr(dx, "shape", None) != x.shape:
+            raise ShapeError(
+                f"{self.label}: backward must give dx in the shape {x.shape} of x. Received: {described(dx)}"
+            )
+        return self._inside(dx, x.dtype), {}
+
+    def _inside(self, a: Array, dtype: Any) -> Array:
+        """What a function gave as xconv holds it: C-contiguous, images channels first, in the model's dtype."""
+        a = self.images_first(a.astype(dtype, copy=False))
+        return a if a.flags.c_contiguous else self.backend.contiguous(a)
+
+    def _check_batch(self, y: Any, n: int) -> None:
+        shape = getattr(y, "shape", None)
+        if not shape or shape[0] != n:
+            raise ShapeError(
+                f"{self.label}: function must give an array whose first axis is the batch's, of {n} here. "
+                f"Received: {described(y)}"
+            )
