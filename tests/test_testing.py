@@ -132,10 +132,14 @@ def broken(name, change):
         ("max_pool", lambda r: (r[0], r[1].astype("int64"))),
         ("dense_backward", lambda r: (r[0], r[1], r[2] * 2)),
         ("softmax_cross_entropy", lambda r: (r[0] * 1.01, r[1])),
+        ("batch_norm", lambda r: (r[0], r[1]._replace(var=r[1].var * 1.01))),
+        ("batch_norm_backward", lambda r: (r[0], r[1] * 1.01, r[2])),
+        ("batch_norm_inference", lambda y: y * 1.001),
+        ("dropout", lambda y: np.nextafter(y, y.dtype.type(9))),  # not to the bit
     ],
 )
 def test_wrong_backends_are_caught(name, change):
-    with pytest.raises(AssertionError, match=rf"{name}|conv2d"):
+    with pytest.raises(AssertionError, match=rf"{name.removesuffix('_backward')}|conv2d"):
         check_backend(broken(name, change))
 
 

@@ -23,7 +23,7 @@ def check_backend(backend: Backend | str) -> None:
     """Every operation of a backend against the plain definitions, and its methods against theirs.
 
     The same names, parameters and defaults; results of the same shape and dtype, C-contiguous, on this backend, within
-    TOLERANCES of the largest entry; inputs left alone; the same bits when asked again.
+    TOLERANCES of the largest entry, and the very bits for dropout; inputs left alone; the same bits when asked again.
     """
     mine, plain = get_backend(backend), Backend()
     _check_signatures(mine)
@@ -69,6 +69,17 @@ def _calls(dtype: str) -> list[tuple[str, tuple[Any, ...]]]:
         if dilation == (1, 1) and kernel != (4, 4):
             args = x, draw(4, shape[1], *kernel), draw(4), stride, pads, (2, 2), (2, 2)
             calls.append(("conv2d_relu_max_pool", args))
+    for groups in (2, 4):  # of 4 channels: the last is depthwise
+        grouped = draw(2, 4, 6, 5), draw(8, 4 // groups, 3, 2), draw(8), (2, 1), (1, 0, 1, 1), (1, 1)
+        calls += [("conv2d", (*grouped, activation, groups)) for activation in (None, "relu")]
+    for shape in ((2, 3, 11, 13), (5, 6, 3, 2), (9, 7, 1, 1)):
+        x, *params, var = draw(*shape), *(draw(shape[1]) for _ in range(3)), np.abs(draw(shape[1]))
+        calls += [("batch_norm", (x + 3, *params[:2], 1e-3))]
+        calls += [("batch_norm_inference", (x, *params, var, 1e-3))]
+    for rate, seed, at in ((0.0, 0, 0), (0.3, 2**64 - 1, 2**64 - 1), (0.9, 7, 1)):
+        calls += [
+            (f"dropout{way}", (draw(3, 37), rate, seed, np.array([at], np.uint64), 5)) for way in ("", "_backward")
+        ]
     x, w, b = draw(5, 7), draw(7, 3), draw(3)
     calls += [("matmul", (x, w)), ("dense", (x, w, b)), ("dense_backward", (draw(5, 3), x, w))]
     calls += [("relu", (x,)), ("relu_backward", (draw(5, 7), x))]
@@ -82,7 +93,7 @@ def _calls(dtype: str) -> list[tuple[str, tuple[Any, ...]]]:
 
 def _check_call(mine: Backend, plain: Backend, operation: str, args: tuple[Any, ...], dtype: str) -> None:
     what = f"{operation} on {mine.name}, {dtype}"
-    tolerance = TOLERANCES[dtype]
+    tolerance = 0.0 if operation.startswith("dropout") else TOLERANCES[dtype]
     runs = []
     for backend in (plain, mine, mine):
         given = [backend.asarray(np.array(a)) if isinstance(a, np.ndarray) else a for a in args]
@@ -90,10 +101,12 @@ def _check_call(mine: Backend, plain: Backend, operation: str, args: tuple[Any, 
         with backend.running(), np.errstate(all="ignore"):
             result = getattr(backend, operation)(*given)
             arrays = _arrays(result, backend)
-            if operation in ("conv2d", "conv2d_relu_max_pool"):
+            if operation in ("conv2d", "conv2d_relu_max_pool", "batch_norm"):
                 y, saved = result
                 dy = backend.asarray(np.cos(np.arange(y.size)).reshape(y.shape), dtype)
                 arrays = [y, *getattr(backend, f"{operation}_backward")(dy, saved, Need())]
+                if operation == "batch_norm":  # these a layer reads, for its running statistics
+                    arrays += [saved.mean, saved.var]
         after = [np.array(backend.to_numpy(a)) for a in given if isinstance(a, backend.array_type)]
         if result is None:  # an optimizer: its first arrays are what changes
             arrays = [a for a in given if isinstance(a, backend.array_type)]
