@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import sys
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
 
-from xconv.errors import BackendError, ConfigError, DataError, DTypeError, ShapeError, described
+from xconv.errors import BackendError, ConfigError, DataError, DTypeError, RawPixelsWarning, ShapeError, described
 
 DTYPES = ("float32", "float64")
 T = TypeVar("T")
@@ -58,30 +60,55 @@ def image_shape(shape: tuple[int, ...], expected: tuple[int, ...], what: str) ->
     raise ShapeError(f"{what}: expected shape (N, {axes}). Received: shape {tuple(shape)}{guess}")
 
 
-def finite(x: np.ndarray, what: str) -> None:
-    """DataError where x holds NaN or infinity, saying how many and where the first is."""
+def finite(x: np.ndarray, what: str, dtype: Any = None) -> None:
+    """DataError where x holds NaN or infinity, saying how many and where the first is.
+
+    `dtype`, where given, is what x will be turned into: then numbers too large for it are refused, too.
+    """
     if x.dtype.kind != "f" or x.size == 0:
         return
+    narrower = dtype is not None and np.dtype(dtype).itemsize < x.dtype.itemsize
     with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(x.sum()):  # one cheap pass; only a sum that is not finite needs the exact answer
+        # Cheap passes first; only what fails them needs the exact answer. NaN wins in min and max.
+        if np.isfinite(np.array([x.min(), x.max()]).astype(dtype)).all() if narrower else np.isfinite(x.sum()):
             return
-    bad = ~np.isfinite(x)
+        bad, kind = ~np.isfinite(x), "NaN or infinite values"
+        if narrower and not bad.any():
+            bad, kind = ~np.isfinite(x.astype(dtype)), f"values too large for {np.dtype(dtype)}"
     if bad.any():
         at = tuple(int(i) for i in np.argwhere(bad)[0])
         raise DataError(
-            f"{what}: expected finite numbers. Received: {int(bad.sum())} NaN or infinite values, the first at index "
-            f"{at}: {x[at]}"
+            f"{what}: expected finite numbers. Received: {int(bad.sum())} {kind}, the first at index {at}: {x[at]}"
         )
 
 
-def images(x: Any, expected: tuple[int, ...], what: str, *, empty_ok: bool = False) -> np.ndarray:
-    """Examples x[N, *expected] as a finite NumPy array."""
+def images(x: Any, expected: tuple[int, ...], what: str, *, empty_ok: bool = False, dtype: Any = None) -> np.ndarray:
+    """Examples x[N, *expected] as a NumPy array that is finite, also once it is turned into `dtype`, where given.
+
+    RawPixelsWarning for whole numbers above 1.
+    """
     x = host_array(x, what)
     image_shape(x.shape, expected, what)
     if not empty_ok and x.shape[0] == 0:
         raise DataError(f"{what}: expected at least one example. Received: {described(x)}")
-    finite(x, what)
+    finite(x, what, dtype)
+    if x.dtype.kind in "ui" and x.size and x.max() > 1:
+        # The same text for every batch, and in the user's own line: Python shows it once for each such line.
+        warnings.warn(
+            f"{what} holds whole numbers above 1 (dtype {x.dtype}), as raw pixels are; networks train best on numbers "
+            "from 0 to 1: divide by 255, or take data.arrays(). If whole numbers are meant, give x.astype('float32')",
+            RawPixelsWarning,
+            stacklevel=_users_level(),
+        )
     return x
+
+
+def _users_level() -> int:
+    """The `stacklevel`, for who calls this, of the nearest caller that is not xconv's."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "xconv":
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def labels(t: Any, n: int, classes: int, what: str) -> np.ndarray:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+_LONGEST = 80  # characters of a repr
+_SHOWN = 4  # items of a tuple, list or dict of arrays
+_DEPTH = 3  # how far into tuples of tuples arrays are looked for
+
 
 class XconvError(Exception):
     """Parent of every error raised by xconv."""
@@ -51,10 +55,43 @@ class DeadNetworkWarning(UserWarning):
     """Every ReLU gives zero for every image: the network can learn no more."""
 
 
+class RawPixelsWarning(UserWarning):
+    """Images of whole numbers up to 255, say, where networks train best on numbers from 0 to 1."""
+
+
 def described(value: Any) -> str:
-    """Shape and dtype of an array, or the repr of anything else, for the end of a message."""
-    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
-    if shape is not None and dtype is not None:
-        return f"array of shape {tuple(shape)}, dtype {dtype}"
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    """What came, for the end of a message, short and on one line.
+
+    Shape and dtype of an array, also of those in a tuple, list or dict; the beginning of anything else's repr.
+    """
+    return _described(value, _DEPTH)
+
+
+def _described(value: Any, depth: int) -> str:
+    if _is_array(value):
+        return f"array of shape {tuple(value.shape)}, dtype {value.dtype}"
+    if _holds_arrays(value, depth):
+        if isinstance(value, dict):
+            items = [f"{name!r}: {_described(item, depth - 1)}" for name, item in list(value.items())[:_SHOWN]]
+        else:
+            items = [_described(item, depth - 1) for item in value[:_SHOWN]]
+        if len(value) > _SHOWN:
+            items.append(f"{len(value) - _SHOWN} more")
+        return f"{type(value).__name__} of ({'; '.join(items)})"
+    long = isinstance(value, tuple | list) and len(value) > _LONGEST
+    text = repr(value[:_LONGEST] if long else value)
+    if "\n" in text:
+        text = " ".join(text.split())
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
+
+
+def _is_array(value: Any) -> bool:
+    return getattr(value, "shape", None) is not None and getattr(value, "dtype", None) is not None
+
+
+def _holds_arrays(value: Any, depth: int) -> bool:
+    """Whether a tuple, list or dict has an array among its first items, or theirs."""
+    if depth == 0 or not isinstance(value, dict | tuple | list):
+        return False
+    items = list(value.values() if isinstance(value, dict) else value[:_SHOWN])[:_SHOWN]
+    return any(_is_array(item) or _holds_arrays(item, depth - 1) for item in items)
