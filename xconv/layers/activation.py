@@ -74,7 +74,7 @@ class Softmax(Layer):
     """y_k = exp(x_k - max x) / sum over j of exp(x_j - max x), along one axis; dx = y (dy - sum of dy y) (Bridle 1990).
 
     `axis` counts as the user sees the axes, the batch's being 0: the last is that of the classes in [N,K], and that of
-    the channels of images in a channels_last model. Taking off the largest x changes nothing, and keeps exp from overflowing.
+    the channels of images in a channels_last model. Taking off the largest x changes nothing, and exp cannot overflow.
     """
 
     def __init__(self, axis: int = -1, **base: Any) -> None:
