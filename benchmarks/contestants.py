@@ -80,13 +80,13 @@ class Xconv(Contestant):
         x, t = batches(batch_size)
         x = x.astype(dtype)
         model = xconv.SimpleConvNet(weight_init_std="he", backend=backend, dtype=dtype)
-        optimizer = xconv.AdaGrad(LR)
-        model.warm_up(optimizer)
+        model.compile(xconv.AdaGrad(LR))
+        model.warm_up()
         here, turn = model.backend, cycle(range(BATCHES))
         placed = [(here.asarray(x[i]), here.asarray(t[i])) for i in range(BATCHES)]
 
         def train() -> None:
-            model.train_step(*placed[next(turn)], optimizer)
+            model.train_step(*placed[next(turn)])
             if wait:
                 here.synchronize()
 

@@ -20,7 +20,7 @@ from typing import Any
 from machine import about, about_lines, table, without_core_type, write_json
 
 import xconv
-from xconv import optimizers, zoo
+from xconv import zoo
 from xconv.errors import DeadNetworkWarning
 
 MODEL = "simple-convnet"
@@ -34,9 +34,10 @@ class Said(xconv.callbacks.Callback):
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        assert logs is not None
         print(
-            f"{self.name}, epoch {epoch}: test accuracy {logs['val_accuracy']:.4f}, loss {logs['loss']:.4f}, "
+            f"{self.name}, epoch {epoch + 1}: test accuracy {logs['val_accuracy']:.4f}, loss {logs['loss']:.4f}, "
             f"{logs['images_per_second']:,.0f} images/s",
             file=sys.stderr,
             flush=True,
@@ -47,17 +48,16 @@ def run(recipe: zoo.Recipe, seed: int, epochs: int, backend: str, data: tuple[An
     """Train from one seed; the test accuracy of every epoch, and whether the network died."""
     x, t, test_x, test_t = data
     model = zoo.entry(MODEL).build(recipe, backend=backend, seed=seed)
-    optimizer = optimizers.get(recipe.optimizer, lr=recipe.lr)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         history = model.fit(
             x,
             t,
-            optimizer=optimizer,
-            epochs=epochs,
-            batch_size=recipe.batch_size,
-            validation=(test_x, test_t),
+            recipe.batch_size,
+            epochs,
+            validation_data=(test_x, test_t),
             callbacks=[Said(f"seed {seed}")],
+            verbose=0,
         )
     for warning in caught:
         if not issubclass(warning.category, DeadNetworkWarning):

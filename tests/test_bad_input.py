@@ -11,7 +11,7 @@ import pytest
 from tests import standin
 from tests.conftest import BACKENDS, load
 from tests.mistakes import CLASSES, SHAPE, OnAnotherDevice, images, labels, message, network, prints, with_value
-from xconv import Adam, Dense, Flatten, Model
+from xconv import Dense, Flatten, Sequential
 from xconv.errors import BackendError, DataError, DTypeError, ShapeError, XconvError
 
 # name: (x, t, error, what follows "predict: " or "loss: ")
@@ -151,9 +151,9 @@ USES: dict[str, Callable[[Model, Any, Any], object]] = {
     "evaluate": lambda model, x, t: model.accuracy(x, t),
     "loss": lambda model, x, t: model.loss(x, t),
     "gradient": lambda model, x, t: model.gradient(x, t),
-    "fit": lambda model, x, t: model.fit(x, t, optimizer=Adam(), epochs=1),
+    "fit": lambda model, x, t: model.fit(x, t, verbose=0),
     "fit: validation": lambda model, x, t: model.fit(
-        images(), labels(), optimizer=Adam(), epochs=1, validation=(x, t)
+        images(), labels(), validation_data=(x, t), verbose=0
     ),
 }  # fmt: skip
 
@@ -193,7 +193,9 @@ def test_labels(model, mistake):
 
 
 def test_a_missing_channel_axis_is_named(backend):
-    model = Model([Flatten(), Dense(2)], (1, 4, 4), backend=backend)
+    model = Sequential(
+        [Flatten(), Dense(2)], input_shape=(1, 4, 4), data_format="channels_first", backend=backend
+    )
     message(
         ShapeError,
         "predict: x: expected shape (N, 1, 4, 4). Received: shape (7, 4, 4); the channel axis is missing: "

@@ -51,12 +51,13 @@ def test_trains_as_numpy_does(cupy, images, dtype, steps, limit, fuse, monkeypat
         batches = []
         inner = model.train_step
 
-        def train_step(bx, bt, optimizer, inner=inner, batches=batches, model=model):
-            batches.append(tuple(model.backend.to_numpy(a).tobytes() for a in (bx, bt)))
-            return inner(bx, bt, optimizer)
+        def train_step(bx, bt, weights, inner=inner, batches=batches, model=model):
+            batches.append(tuple(model.backend.to_numpy(a).tobytes() for a in (*bx, *bt)))
+            return inner(bx, bt, weights)
 
         monkeypatch.setattr(model, "train_step", train_step)
-        histories.append(model.fit(x, t, optimizer=optimizers.SGD(0.01), epochs=1, batch_size=10))
+        model.compile(optimizers.SGD(0.01))
+        histories.append(model.fit(x, t, 10, verbose=0))
         seen.append(batches)
         ended[-1].append(weights(model))
     assert len(seen[0]) == steps and seen[0] == seen[1]  # the same images in the same order, to the bit
@@ -72,14 +73,16 @@ def test_every_optimizer_trains_as_numpy_does(cupy, images, name):
     ended = []
     for backend in (cupy, "numpy"):
         model = SimpleConvNet(**SMALL, backend=backend, seed=1, dtype="float64")
-        model.fit(x, t, optimizer=optimizers.get(name), epochs=2, batch_size=10)
+        model.compile(name)
+        model.fit(x, t, 10, 2, verbose=0)
         ended.append(weights(model))
     assert far(*ended) <= 1e-10
 
 
 def test_it_learns(cupy, images):
     model = SimpleConvNet(**SMALL, weight_init_std="he", backend=cupy, seed=0)
-    model.fit(*images, optimizer=optimizers.Adam(0.005), epochs=3, batch_size=15)
+    model.compile(optimizers.Adam(0.005))
+    model.fit(*images, 15, 3, verbose=0)
     assert model.accuracy(*images) > 0.9
     numpy = SimpleConvNet(**SMALL, backend="numpy")
     for key, value in model.params.to_numpy().items():
@@ -121,16 +124,16 @@ def test_a_step_can_be_recorded_and_replayed(cupy, images, name, fuse):
     """Warm-up, capture, then batch after batch through one buffer: to the bit what as many eager steps give."""
     batches = [(images[0][i : i + 10], images[1][i : i + 10]) for i in range(0, 60, 10)]
     eager = SimpleConvNet(**SMALL, backend=cupy, seed=2, fuse=fuse)
-    optimizer = optimizers.get(name)
+    eager.compile(name)
     losses = []
     for x, t in [batches[0]] * 3 + batches:
-        loss, _ = eager.train_step(cupy.asarray(x), cupy.asarray(t), optimizer)
+        loss, _ = eager.train_step(cupy.asarray(x), cupy.asarray(t))
         losses.append(cupy.to_numpy(loss).tobytes())
 
     model = SimpleConvNet(**SMALL, backend=cupy, seed=2, fuse=fuse)
     x, t = (cupy.asarray(a) for a in batches[0])
-    recorded = optimizers.get(name)
-    launch, (loss, _) = record(cupy, lambda: model.train_step(x, t, recorded), warm_up=3)
+    model.compile(name)
+    launch, (loss, _) = record(cupy, lambda: model.train_step(x, t), warm_up=3)
     for k, batch in enumerate(batches):
         x[...], t[...] = (cupy.asarray(a) for a in batch)
         launch()
@@ -138,10 +141,10 @@ def test_a_step_can_be_recorded_and_replayed(cupy, images, name, fuse):
     for key, value in weights(eager).items():
         assert value.tobytes() == weights(model)[key].tobytes(), key
 
-    recorded.lr = 0.0  # the graph reads the learning rate from the device
+    model.optimizer.lr = 0.0  # the graph reads the learning rate from the device
     before = weights(model)
     launch()
-    if name in ("sgd", "adagrad", "rmsprop", "adam"):
+    if name in ("sgd", "adagrad", "rmsprop", "adam", "adamw"):
         assert all(value.tobytes() == weights(model)[key].tobytes() for key, value in before.items())
 
 
@@ -156,9 +159,9 @@ def test_threads_predict_the_same_bytes(cupy, images):
 @pytest.mark.skipif(bool(standin.MISSING), reason=f"stand-in: {standin.MISSING}")
 def test_a_step_meets_the_host_nowhere(images):
     cupy = standin.install()
-    model, optimizer = SimpleConvNet(**SMALL, backend=cupy), optimizers.Adam()
+    model = SimpleConvNet(**SMALL, backend=cupy)
     x, t = cupy.asarray(images[0][:10]), cupy.asarray(images[1][:10])
-    model.train_step(x, t, optimizer)
+    model.train_step(x, t)
     before = standin.state.transfers
-    model.train_step(x, t, optimizer)
+    model.train_step(x, t)
     assert standin.state.transfers == before

@@ -27,13 +27,13 @@ def train(backend, images, rule, lr, dtype, *, steps=10, batch=100, seed=0, smal
     """(first weights, last weights, losses) of a number of steps over the first epoch's order."""
     sizes = {"conv_param": {"filter_num": 6}, "hidden_size": 20} if small else {}
     net = SimpleConvNet(**sizes, backend=backend, seed=seed, dtype=dtype, fuse=fuse)
-    optimizer = optimizers.get(rule, lr=lr)
+    net.compile(optimizers.get(rule, lr=lr))
     first, losses = weights(net), []
     order = streams.permutation(seed, 1, len(images[0]))
     for step in range(steps):
         chosen = order[step * batch : (step + 1) * batch]
         x, t = net.backend.asarray(images[0][chosen], dtype), net.backend.asarray(images[1][chosen])
-        loss, _ = net.train_step(x, t, optimizer)
+        loss, _ = net.train_step(x, t)
         losses.append(float(net.backend.to_numpy(loss)[0]))
     return first, weights(net), losses
 
@@ -84,12 +84,13 @@ def test_batches_are_the_same_bits_in_fit(backend, images, monkeypatch):
         net = SimpleConvNet(conv_param={"filter_num": 2}, hidden_size=5, backend=name, seed=7)
         batches, inner = [], net.train_step
 
-        def step(x, t, optimizer, net=net, batches=batches, inner=inner):
-            batches.append(net.backend.to_numpy(x).tobytes() + net.backend.to_numpy(t).tobytes())
-            return inner(x, t, optimizer)
+        def step(x, t, weights, net=net, batches=batches, inner=inner):
+            batches.append(b"".join(net.backend.to_numpy(a).tobytes() for a in (*x, *t)))
+            return inner(x, t, weights)
 
         monkeypatch.setattr(net, "train_step", step)
-        net.fit(images[0][:25], images[1][:25], optimizer=optimizers.SGD(), epochs=2, batch_size=10)
+        net.compile(optimizers.SGD())
+        net.fit(images[0][:25], images[1][:25], 10, 2, verbose=0)
         seen[name if name == "numpy" else "other"] = batches
     assert len(seen["numpy"]) == 6 and seen["numpy"] == seen["other"]
     assert seen["numpy"][:3] != seen["numpy"][3:], "the second epoch is shuffled anew"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests import reference
 from tests.checks import close
-from xconv import AvgPool2D, Conv2D, MaxPool2D, Model, SimpleConvNet, book
+from xconv import AvgPool2D, Conv2D, MaxPool2D, Sequential, SimpleConvNet, book
 from xconv.backend.base import argmax_dtype
 from xconv.errors import ShapeError
 
@@ -321,7 +321,13 @@ def test_any_memory_in_the_books_layers(backend, layout, of_dout, seed):
 @few
 @given(st.data(), SEEDS)
 def test_batches_of_any_size_give_the_same_predictions(backend, data, seed):
-    model = Model([Conv2D(2, 3), MaxPool2D(2)], (2, 6, 6), backend=backend, dtype="float64")
+    model = Sequential(
+        [Conv2D(2, 3), MaxPool2D(2)],
+        input_shape=(2, 6, 6),
+        data_format="channels_first",
+        backend=backend,
+        dtype="float64",
+    )
     n = data.draw(st.integers(0, 7))
     x = normal(seed, n, 2, 6, 6)
     expected = model.predict(x)

@@ -10,9 +10,10 @@ import pytest
 
 from tests import reference
 from tests.checks import draw
-from xconv import Conv2D, Dense, Flatten, Model, ReLU, SimpleConvNet, data, optimizers, zoo
+from xconv import Conv2D, Dense, Flatten, ReLU, Sequential, SimpleConvNet, data, optimizers, zoo
 from xconv.callbacks import Callback
-from xconv.errors import ConfigError, DeadNetworkWarning, NonFiniteError
+from xconv.errors import ConfigError, DeadNetworkWarning, FileError, NonFiniteError
+from xconv.losses import SoftmaxCrossEntropy
 from xconv.parameters import Parameters
 
 SMALL = {"conv_param": {"filter_num": 6}, "hidden_size": 20}
@@ -62,12 +63,10 @@ def test_optimizer_says_what_it_is():
 def test_fit_learns_and_keeps_its_history(backend, images):
     x, t, x_test, t_test = images
     net = SimpleConvNet(**SMALL, weight_init_std="he", backend=backend)
-    history = net.fit(
-        x, np.eye(10)[t], optimizer=optimizers.Adam(0.005), epochs=3, batch_size=30, validation=(x_test, t_test)
-    )
-    assert set(history.history) == {
-        "epoch", "loss", "accuracy", "seconds", "images_per_second", "val_loss", "val_accuracy"
-    }  # fmt: skip
+    net.compile(optimizers.Adam(0.005))
+    history = net.fit(x, np.eye(10)[t], 30, 3, validation_data=(x_test, t_test), verbose=0)
+    assert set(history.history) == {"loss", "accuracy", "seconds", "images_per_second", "val_loss", "val_accuracy"}
+    assert history.epoch == [0, 1, 2]
     assert history.history["loss"][2] < history.history["loss"][0] and history.history["accuracy"][2] > 0.7
     assert history.steps == 3 * 7 and history.images == 600
     assert len(list(history.rows())) == 3
@@ -95,13 +94,16 @@ def test_a_dead_network_is_named(backend, images):
     net = SimpleConvNet(**SMALL, backend=backend)
     net.params["b1"] = np.full(6, -100.0)
     with pytest.warns(DeadNetworkWarning, match=r"ln\(10\) = 2\.303.*all zero.*smaller learning rate"):
-        net.fit(x, t, optimizer=optimizers.SGD(0.01), epochs=1)
+        net.compile(optimizers.SGD(0.01))
+        net.fit(x, t, verbose=0)
 
 
 def test_a_living_one_is_not(backend, images):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        SimpleConvNet(**SMALL, backend=backend).fit(*images[:2], optimizer=optimizers.SGD(0.01), epochs=1)
+        net = SimpleConvNet(**SMALL, backend=backend)
+        net.compile(optimizers.SGD(0.01))
+        net.fit(*images[:2], verbose=0)
 
 
 def test_a_loss_that_is_not_finite_stops_training(backend, images):
@@ -109,22 +111,25 @@ def test_a_loss_that_is_not_finite_stops_training(backend, images):
     ended = []
 
     class Watch(Callback):
-        def on_train_end(self):
+        def on_train_end(self, logs=None):
             ended.append(True)
 
     net = SimpleConvNet(**SMALL, weight_init_std=1.0, backend=backend)
     with pytest.raises(NonFiniteError, match=r"epoch 1, between steps .*smaller learning rate.*SGD\(lr=1e\+30\)"):
-        net.fit(x, t, optimizer=optimizers.SGD(1e30), epochs=2, batch_size=20, callbacks=[Watch()])
+        net.compile(optimizers.SGD(1e30))
+        net.fit(x, t, 20, 2, callbacks=[Watch()], verbose=0)
     assert ended == [True]
 
 
 def test_gradients_of_a_deeper_network(backend):
-    net = Model(
-        [Conv2D(2, 3, pad=1), ReLU(), Conv2D(2, 2, stride=2), Flatten(), Dense(5), ReLU(), Dense(3)],
-        (2, 5, 5),
+    net = Sequential(
+        [Conv2D(2, 3, padding=1), ReLU(), Conv2D(2, 2, strides=2), Flatten(), Dense(5), ReLU(), Dense(3)],
+        input_shape=(2, 5, 5),
+        data_format="channels_first",
         backend=backend,
         dtype="float64",
     )
+    net.compile("sgd", SoftmaxCrossEntropy())
     x, t = draw(3, 2, 5, 5), np.array([0, 2, 1])
     grads = net.gradient(x, t)
     assert list(grads) == [f"{n}.{p}" for n in ("conv2d1", "conv2d2", "dense1", "dense2") for p in "wb"]
@@ -146,7 +151,7 @@ def test_save_and_load(backend, images, tmp_path):
     other.load_weights(tmp_path / "net.safetensors")
     for name, w in net.params.to_numpy().items():
         assert w.tobytes() == other.params[name].tobytes()
-    with pytest.raises(ConfigError, match=r"expected parameters .* Received"):
+    with pytest.raises(FileError, match=r"not this model's: conv1.w: expected \(30, 1, 5, 5\). Received: \(6, 1, 5, 5\)"):
         SimpleConvNet(backend="numpy").load_weights(tmp_path / "net.safetensors")
 
 

@@ -20,10 +20,10 @@ def batches():
 
 def losses(backend, batches):
     net = SimpleConvNet(backend=backend, dtype="float64", seed=0)
-    optimizer = optimizers.AdaGrad(0.06)
+    net.compile(optimizers.AdaGrad(0.06))
     found = []
     for x, t in batches:
-        loss, _ = net.train_step(net.backend.asarray(x), net.backend.asarray(t), optimizer)
+        loss, _ = net.train_step(net.backend.asarray(x), net.backend.asarray(t))
         found.append(float(loss[0]))
     return found
 

@@ -9,41 +9,58 @@ if (_root / "kernels" / "cuda").is_dir() and (_root / "pyproject.toml").is_file(
     __path__.append(str(_root))
 del _root, _Path
 
-from xconv import data, layers, losses, metrics, optimizers  # noqa: E402
+from xconv import (  # noqa: E402
+    callbacks,
+    data,
+    initializers,
+    layers,
+    losses,
+    metrics,
+    models,
+    optimizers,
+    regularizers,
+    schedules,
+    utils,
+)
 from xconv.backend import Backend, BackendInfo, backends, get_backend  # noqa: E402
 from xconv.book.network import SimpleConvNet  # noqa: E402
+from xconv.callbacks import *  # noqa: E402, F403
 from xconv.errors import XconvError  # noqa: E402
-from xconv.layers import AvgPool2D, Conv2D, Dense, Flatten, Layer, MaxPool2D, ReLU  # noqa: E402
-from xconv.models import Model  # noqa: E402
+from xconv.layers import *  # noqa: E402, F403
+from xconv.models import Model, Sequential, load, load_model  # noqa: E402
 from xconv.optimizers import SGD, AdaGrad, Adam, Momentum, Nesterov, RMSprop  # noqa: E402
 
 __version__ = "0.1.0"
 
 __all__ = [
+    *callbacks.__all__,
+    *layers.__all__,
     "SGD",
     "AdaGrad",
     "Adam",
-    "AvgPool2D",
     "Backend",
     "BackendInfo",
-    "Conv2D",
-    "Dense",
-    "Flatten",
-    "Layer",
-    "MaxPool2D",
     "Model",
     "Momentum",
     "Nesterov",
     "RMSprop",
-    "ReLU",
+    "Sequential",
     "SimpleConvNet",
     "XconvError",
     "__version__",
     "backends",
+    "callbacks",
     "data",
     "get_backend",
+    "initializers",
     "layers",
+    "load",
+    "load_model",
     "losses",
     "metrics",
+    "models",
     "optimizers",
+    "regularizers",
+    "schedules",
+    "utils",
 ]

@@ -1,140 +1,131 @@
-"""A network as nodes in topological order; forward, backward, and the fusion of runs that a backend offers."""
+"""A network as nodes in the order in which they run. Holds no arrays."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
-from xconv.backend import Array, Backend, Need
-from xconv.errors import ConfigError, described
-from xconv.layers import Context, Conv2D, Layer, MaxPool2D, ReLU
-from xconv.layers.base import Shape
-from xconv.layers.fused import ConvReLUMaxPool
-from xconv.parameters import Parameters
-
-INPUT = -1  # the id of the graph's input
+from xconv.errors import ConfigError, ShapeError, described
+from xconv.layers.base import Layer, ParamSpec, Shape
+from xconv.layers.symbolic import Tensor
 
 
 @dataclass(frozen=True)
 class Node:
-    """One use of a layer. `id` is its place in the order, and keys its random streams."""
+    """One use of a layer. `id` is its place in the order, and keys its random streams; inputs are -1, -2, ..."""
 
     id: int
     layer: Layer
-    source: int  # the node whose output it reads, or INPUT
-
-
-@dataclass(frozen=True)
-class Run:
-    """What is executed: one node, or several that are fused into `layer`. Reads `source`, gives the output of `id`."""
-
-    id: int
-    layer: Layer
-    source: int
-
-
-Tape = list[tuple[Run, Any]]  # each run with what its layer saved
+    sources: tuple[int, ...]  # the nodes or inputs that it reads
+    hidden: bool  # the activation of the layer before it, which has no line of its own in a summary
 
 
 class Graph:
-    """Nodes in topological order with their shapes. Holds no arrays."""
+    """Nodes with their shapes. `shapes` maps a node, or an input, to the shape of one example, images as (C, H, W)."""
 
-    def __init__(self, nodes: Sequence[Node], input_shape: Shape) -> None:
-        self.nodes = list(nodes)
-        self.input_shape = tuple(input_shape)
-        self.shapes: dict[int, Shape] = {INPUT: self.input_shape}
-        for node in self.nodes:
-            self.shapes[node.id] = tuple(node.layer.output_shape(self.shapes[node.source]))
-        self.runs = [Run(node.id, node.layer, node.source) for node in self.nodes]
+    def __init__(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
+        for role, tensors in (("inputs", inputs), ("outputs", outputs)):
+            if not tensors:
+                raise ConfigError(f"a network needs {role}. Received: none")
+            for tensor in tensors:
+                if not isinstance(tensor, Tensor):
+                    raise ConfigError(f"{role}: expected tensors from Input and layers. Received: {described(tensor)}")
+        self.data_format = inputs[0].data_format
+        order = _reachable(outputs)
+        _check_ends(inputs, outputs, order)
+        ids = {id(tensor): -1 - i for i, tensor in enumerate(inputs)}
+        ids |= {id(tensor): i for i, tensor in enumerate(t for t in order if t.layer is not None)}
+        self.nodes = [
+            Node(ids[id(t)], t.layer, tuple(ids[id(s)] for s in t.sources), t.hidden) for t in order if t.layer
+        ]
+        self.shapes: dict[int, Shape] = {ids[id(tensor)]: tensor.inside for tensor in [*inputs, *order]}
+        self.inputs = [-1 - i for i in range(len(inputs))]
+        self.input_names = [tensor.name or f"input{i}" for i, tensor in enumerate(inputs, 1)]
+        self.outputs = [ids[id(tensor)] for tensor in outputs]
+        _name(self.nodes)
+        self.specs = self._specs()
 
-    @classmethod
-    def chain(cls, layers: Sequence[Layer], input_shape: Shape) -> Graph:
-        """Each layer reads the one before. Layers without a name are called after their kind: conv2d1, relu1, ..."""
-        if not layers:
-            raise ConfigError("a network needs at least one layer. Received: none")
-        counts: Counter[str] = Counter()
-        names = set()
-        for layer in layers:
-            if not isinstance(layer, Layer):
-                raise ConfigError(f"expected xconv layers. Received: {described(layer)}")
-            kind = type(layer).__name__.lower()
-            counts[kind] += 1
-            layer.name = layer.name or f"{kind}{counts[kind]}"
-            if layer.name in names:
-                raise ConfigError(f"layer names must differ. Received: {layer.name!r} twice")
-            names.add(layer.name)
-        return cls([Node(i, layer, i - 1) for i, layer in enumerate(layers)], input_shape)
+    def in_shape(self, node: Node) -> Any:
+        """What the node's layer is given: a shape, or a tuple of shapes where it merges."""
+        shapes = tuple(self.shapes[source] for source in node.sources)
+        return shapes if node.layer.many_inputs else shapes[0]
 
     @property
-    def output_shape(self) -> Shape:
-        """Shape of one output, without the batch axis."""
-        return self.shapes[self.nodes[-1].id]
+    def layers(self) -> list[Layer]:
+        """Each layer once, in order of first use, without the activations inside others."""
+        return list(dict.fromkeys(node.layer for node in self.nodes if not node.hidden))
 
-    def plan(self, backend: Backend, fuse: bool) -> None:
-        """Decide what is run as one. What a user sees (names, parameters, shapes) does not change."""
-        self.runs = []
-        readers = Counter(node.source for node in self.nodes)
-        i = 0
-        while i < len(self.nodes):
-            node = self.nodes[i]
-            fused = self._conv_pool_at(i, backend, readers) if fuse else None
-            if fused is None:
-                self.runs.append(Run(node.id, node.layer, node.source))
-                i += 1
-            else:
-                self.runs.append(Run(self.nodes[i + 2].id, fused, node.source))
-                i += 3
+    def owner(self, node_id: int) -> Layer:
+        """The layer that a node belongs to: its own, or the one whose activation it is."""
+        node = self.nodes[node_id]
+        return self.nodes[node.sources[0]].layer if node.hidden else node.layer
 
-    def _conv_pool_at(self, i: int, backend: Backend, readers: Counter[int]) -> Layer | None:
-        run = self.nodes[i : i + 3]
-        layers = [node.layer for node in run]
-        if [type(layer) for layer in layers] != [Conv2D, ReLU, MaxPool2D]:
-            return None
-        if any(b.source != a.id or readers[a.id] != 1 for a, b in pairwise(run)):
-            return None
-        conv, _, pool = layers
-        assert isinstance(conv, Conv2D) and isinstance(pool, MaxPool2D)
-        weights = conv.param_specs(self.shapes[run[0].source])["w"].shape
-        if any(pool.pads) or not backend.fuses_conv_pool(weights, conv.stride, pool.kernel):
-            return None
-        return ConvReLUMaxPool(conv, pool)
+    def _specs(self) -> dict[str, tuple[int, int, ParamSpec]]:
+        """Full parameter name -> (node of the layer's first use, index in the layer, spec), in order."""
+        specs: dict[str, tuple[int, int, ParamSpec]] = {}
+        for node in self.nodes:
+            for index, (name, spec) in enumerate(node.layer.param_specs(self.in_shape(node)).items()):
+                key = f"{node.layer.name}.{name}"
+                first = specs.setdefault(key, (node.id, index, spec))[2]
+                if tuple(first.shape) != tuple(spec.shape):
+                    raise ShapeError(
+                        f"{node.layer.label}: it is used more than once, so each use must need parameters of the same "
+                        f"shape: {name} {tuple(first.shape)}. Received: {tuple(spec.shape)}"
+                    )
+        return specs
 
-    def forward(self, x: Array, ctx: Context, tape: Tape | None = None) -> Array:
-        """x[N, *input_shape] -> y[N, *output_shape]; what backward needs goes onto `tape` where one is given."""
-        readers = Counter(run.source for run in self.runs)
-        values = {INPUT: x}
-        for run in self.runs:
-            y, saved = run.layer.forward(values[run.source], ctx)
-            if tape is not None:
-                tape.append((run, saved))
-            readers[run.source] -= 1
-            if not readers[run.source]:
-                del values[run.source]  # memory goes back as soon as nobody will read it
-            values[run.id] = y
-        return values[self.runs[-1].id]
 
-    def backward(self, dy: Array, tape: Tape, grads: Parameters, *, need_x: bool = False) -> Array | None:
-        """Gradients of all parameters into `grads`, and dx[N, *input_shape] if needed. Empties the tape.
+def _reachable(outputs: Sequence[Tensor]) -> list[Tensor]:
+    """All tensors that the outputs are made from, in the order in which they were made."""
+    found: dict[int, Tensor] = {}
+    waiting = list(outputs)
+    while waiting:
+        tensor = waiting.pop()
+        if tensor.number not in found:
+            found[tensor.number] = tensor
+            waiting.extend(tensor.sources)
+    return [found[number] for number in sorted(found)]
 
-        Where an output is read twice its gradients are summed, and so are those of a layer that is used twice.
-        """
-        pending = {self.runs[-1].id: dy}
-        written: set[str] = set()
-        while tape:
-            run, saved = tape.pop()
-            need = Need(x=need_x or run.source != INPUT)
-            dx, dparams = run.layer.backward(pending.pop(run.id), saved, need)
-            for name, gradient in dparams.items():
-                key = f"{run.layer.name}.{name}"
-                if key in written:
-                    view = grads[key]
-                    view += gradient
-                else:
-                    grads[key][...] = gradient
-                    written.add(key)
-            if need.x:
-                pending[run.source] = pending[run.source] + dx if run.source in pending else dx
-        return pending.get(INPUT)
+
+def _check_ends(inputs: Sequence[Tensor], outputs: Sequence[Tensor], order: Sequence[Tensor]) -> None:
+    if len({id(tensor) for tensor in inputs}) != len(inputs):
+        raise ConfigError(f"inputs: each only once. Received: {list(inputs)}")
+    for tensor in inputs:
+        if tensor.layer is not None:
+            raise ConfigError(f"inputs: expected tensors from xconv.Input. Received: {tensor!r}")
+        if not any(tensor is other for other in order):
+            raise ConfigError(f"the graph is not connected: no output is made from an input. Received: {tensor!r}")
+    for tensor in outputs:
+        if tensor.layer is None:
+            raise ConfigError(f"outputs: expected what a layer gives. Received: {tensor!r}")
+    for tensor in order:
+        if tensor.layer is None and not any(tensor is other for other in inputs):
+            reader = next(t for t in order if any(tensor is source for source in t.sources))
+            assert reader.layer is not None
+            raise ConfigError(
+                f"the graph is not connected: {reader.layer.label} reads an input that is not among the model's "
+                f"inputs. Received: {tensor!r}"
+            )
+
+
+def _name(nodes: Sequence[Node]) -> None:
+    """Layers without a name are called after their kind: conv2d1, relu1, ..."""
+    layers = list(dict.fromkeys(node.layer for node in nodes))
+    hidden = {node.layer for node in nodes if node.hidden}
+    taken = Counter(layer.name for layer in layers if layer.name is not None and layer not in hidden)
+    twice = [name for name, times in taken.items() if times > 1]
+    if twice:
+        raise ConfigError(f"layer names must differ. Received: {twice[0]!r} for {taken[twice[0]]} layers")
+    counts: Counter[str] = Counter()
+    for node in nodes:
+        layer, kind = node.layer, type(node.layer).__name__.lower()
+        if node.hidden:
+            layer.name = f"{nodes[node.sources[0]].layer.name}.{kind}"
+        elif layer.name is None:
+            counts[kind] += 1
+            while f"{kind}{counts[kind]}" in taken:
+                counts[kind] += 1
+            layer.name = f"{kind}{counts[kind]}"
+            taken[layer.name] = 1

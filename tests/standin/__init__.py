@@ -4,7 +4,7 @@ from tests.standin import install, recording, record
 
 backend = install()                 # a CupyBackend on it, the same one in the whole process
 with recording():                   # refuses what a CUDA graph cannot record
-    model.train_step(x, t, optimizer)
+    model.train_step(x, t)
 launch, _ = record(backend, step)   # warm-up, capture; launch() replays on the same addresses
 """
 

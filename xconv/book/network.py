@@ -13,17 +13,19 @@ from xconv import initializers
 from xconv.backend import Backend
 from xconv.errors import ConfigError, described
 from xconv.layers import Conv2D, Dense, Flatten, MaxPool2D, ReLU
-from xconv.models import Model
+from xconv.losses import SoftmaxCrossEntropy
+from xconv.models import Sequential
 
 CONV_PARAM = {"filter_num": 30, "filter_size": 5, "pad": 0, "stride": 1}
 
 
-class SimpleConvNet(Model):
+class SimpleConvNet(Sequential):
     """conv - relu - pool - affine - relu - affine, with softmax cross-entropy as its loss.
 
     Signature and methods of the book; `params` and `gradient` have W1[F,C,KH,KW], b1[F], W2[F*PH*PW,hidden], b2,
     W3[hidden,output], b3. `weight_init_std` is a standard deviation or "he". Images are NCHW. Ours beside them:
-    `backend` ("numpy", "numba", "cupy" or "auto"), `seed`, `dtype` ("float32" or "float64").
+    `backend` ("numpy", "numba", "cupy" or "auto"), `seed`, `dtype` ("float32" or "float64"). For `fit` it comes compiled
+    with Adam; ``net.compile(xconv.AdaGrad(0.06))`` gives it another optimizer.
     """
 
     aliases: Mapping[str, str] = {
@@ -52,25 +54,26 @@ class SimpleConvNet(Model):
         if not isinstance(input_dim, tuple | list) or len(input_dim) != 3:
             raise ConfigError(f"input_dim: expected (channels, height, width). Received: {described(input_dim)}")
         init = initializers.get(weight_init_std)
+        filters, size = conv["filter_num"], conv["filter_size"]
         super().__init__(
             [
-                Conv2D(
-                    conv["filter_num"], conv["filter_size"], stride=conv["stride"], pad=conv["pad"],
-                    weight_init=init, name="conv1",
-                ),
+                Conv2D(filters, size, conv["stride"], conv["pad"], kernel_initializer=init, name="conv1"),
                 ReLU(name="relu1"),
                 MaxPool2D(2, name="pool1"),
                 Flatten(name="flatten"),
-                Dense(hidden_size, weight_init=init, name="affine1"),
+                Dense(hidden_size, kernel_initializer=init, name="affine1"),
                 ReLU(name="relu2"),
-                Dense(output_size, weight_init=init, name="affine2"),
+                Dense(output_size, kernel_initializer=init, name="affine2"),
             ],
-            tuple(input_dim),
+            input_shape=tuple(input_dim),
+            data_format="channels_first",
+            name="simple-convnet",
             backend=backend,
             seed=seed,
             dtype=dtype,
             fuse=fuse,
-        )  # fmt: skip
+        )
+        self.compile("adam", SoftmaxCrossEntropy(), ["accuracy"])
 
     def numerical_gradient(self, x: Any, t: Any, h: float = 1e-4) -> dict[str, np.ndarray]:
         """(loss(p + h) - loss(p - h)) / 2h for every parameter: for checks in float64, and slow as the book's."""

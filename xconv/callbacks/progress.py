@@ -22,7 +22,7 @@ def in_words(logs: Mapping[str, float], room: float = math.inf) -> str:
     """ "loss 0.1234  accuracy 0.9876", in at most `room` columns where more than the loss is said.
 
     Where room lacks, "accuracy" becomes "acc"; then what matters least is left out: rates and losses of single
-    outputs, val_loss, and the later metrics.
+    outputs, the learning rate, val_loss (unless there are several outputs), and the later metrics.
     """
     logs = {name: value for name, value in logs.items() if name not in _QUIET}
     said = [f"{name} {_figures(value)}" for name, value in logs.items()]
@@ -38,14 +38,18 @@ def in_words(logs: Mapping[str, float], room: float = math.inf) -> str:
 
 
 def _importance(name: str, names: list[str]) -> tuple[int, int]:
-    """The most important first: the loss, each metric and its validation, val_loss, outputs' losses, the rest."""
+    """The most important first: the loss, each metric and its validation, val_loss, outputs' losses, the rest.
+
+    Of several outputs val_loss says more than any one metric.
+    """
     base = name.removeprefix("val_")
     place = names.index(base) if base in names else len(names)
     if base == "learning_rate":
-        return 4, place
+        return 5, place
     if base == "loss":
-        return (0 if name == base else 2), place
-    return (3 if base.endswith("_loss") else 1), place
+        several = any(other.endswith("_loss") and other != "val_loss" for other in names)
+        return (0 if name == base else 1 if several else 3), place
+    return (4 if base.endswith("_loss") else 2), place
 
 
 def _figures(value: float) -> str:

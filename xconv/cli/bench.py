@@ -10,7 +10,7 @@ from typing import Any
 import click
 import numpy as np
 
-from xconv import optimizers, zoo
+from xconv import zoo
 from xconv.cli.console import notice, print_json, print_table
 from xconv.cli.options import COUNT, backend_option, json_option, model_option
 from xconv.cli.prepare import prepare
@@ -33,10 +33,9 @@ def bench(model: str, backend: str, batch_size: int | None, steps: int, as_json:
     compilation and warming up are not in them.
     """
     recipe = zoo.recipe(model)
-    optimizer = optimizers.get(recipe.optimizer, lr=recipe.lr)
-    net, _ = prepare(model, recipe, optimizer, backend=backend)
+    net, _ = prepare(model, recipe, backend=backend)
     notice(f"timing {steps} training steps and {steps} predictions")
-    result = {"model": model, **measure(net, optimizer, batch_size or recipe.batch_size, steps)}
+    result = {"model": model, **measure(net, batch_size or recipe.batch_size, steps)}
     if as_json:
         print_json(result)
         return
@@ -56,14 +55,14 @@ def bench(model: str, backend: str, batch_size: int | None, steps: int, as_json:
     )
 
 
-def measure(net: Model, optimizer: optimizers.Optimizer, batch_size: int, steps: int) -> dict[str, Any]:
+def measure(net: Model, batch_size: int, steps: int) -> dict[str, Any]:
     """Median times of a training step and of predict, over `steps` of each, on one batch of random images."""
     rng = np.random.default_rng(0)
     images = rng.random((batch_size, *net.input_shape), np.float32).astype(net.dtype)
     labels = rng.integers(0, net.classes, batch_size)
     x, t = net.backend.asarray(images), net.backend.asarray(labels)
     wait = net.backend.synchronize
-    train_ms = _median_ms(lambda: net.train_step(x, t, optimizer), wait, steps)
+    train_ms = _median_ms(lambda: net.train_step(x, t), wait, steps)
     infer_ms = _median_ms(lambda: net.predict(images, batch_size), wait, steps)
     about = net.backend.describe()
     return {

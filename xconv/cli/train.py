@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 
 from xconv import data as datasets
 from xconv import optimizers, streams, zoo
 from xconv.cli.console import notice, plural, print_json, print_table
 from xconv.cli.options import COUNT, backend_option, json_option, model_option
-from xconv.cli.prepare import prepare
-from xconv.cli.watch import Bar, Brake, Lines, Stopped
+from xconv.cli.prepare import Arrays, arrays_for, prepare
+from xconv.cli.watch import Brake, Stopped
 from xconv.environment import peak_rss_mb
 from xconv.errors import NonFiniteError
 from xconv.files import output_folder, replacing
@@ -88,11 +86,11 @@ def train(
     try:
         with brake, output_folder(out) if out else nullcontext() as folder:
             images = datasets.load(data)
-            net, compile_seconds = prepare(model, plan, update_rule, backend=backend, seed=seed)
+            net, compile_seconds = prepare(model, plan, optimizer=update_rule, backend=backend, seed=seed)
             rule = f"{type(update_rule).__name__} {update_rule.lr:g}"
             notice(f"training {model} on {data}, {plural(epochs, 'epoch')}, batches of {batch_size}, {rule}")
-            arrays = images.arrays(net.dtype)
-            code = _train(net, arrays, update_rule, epochs, batch_size, brake)
+            arrays = arrays_for(net, data, images)
+            code = _train(net, arrays, epochs, batch_size, brake)
             assert net.history is not None
             net.history.compile_seconds += compile_seconds
             if folder is not None:
@@ -108,31 +106,16 @@ def train(
     return code
 
 
-Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # x_train, t_train, x_test, t_test
-
-
-def _train(
-    net: Model, arrays: Arrays, optimizer: optimizers.Optimizer, epochs: int, batch_size: int, brake: Brake
-) -> int:
+def _train(net: Model, arrays: Arrays, epochs: int, batch_size: int, brake: Brake) -> int:
     """Train `net`, whose history then tells how it went; returns the exit code."""
     x_train, t_train, x_test, t_test = arrays
-    shown = Bar() if sys.stderr.isatty() else Lines()
-    code = 0
     try:
-        net.fit(
-            x_train,
-            t_train,
-            optimizer=optimizer,
-            epochs=epochs,
-            batch_size=batch_size,
-            validation=(x_test, t_test),
-            callbacks=[shown, brake],
-        )
+        net.fit(x_train, t_train, batch_size, epochs, validation_data=(x_test, t_test), callbacks=[brake])
     except Stopped as stopped:
-        code = stopped.code
+        return stopped.code
     except NonFiniteError as error:
         raise NonFiniteError(f"{error}. Nothing was written") from error
-    return code
+    return 0
 
 
 def _write(folder: Path, net: Model, title: str) -> None:
@@ -169,7 +152,7 @@ def _report(net: Model, name: str, data: str, arrays: Arrays, folder: Path | Non
         "device": net.backend.describe().get("device"),
         "model": name,
         "data": data,
-        "epochs": len(history.history["epoch"]),
+        "epochs": len(history.epoch),
         "steps": history.steps,
         "train_loss": train_loss,
         "test_loss": history.history["val_loss"][-1],

@@ -14,6 +14,7 @@ import numpy as np
 from xconv.data.download import cache_dir, download
 from xconv.data.idx import read_idx
 from xconv.errors import ConfigError, FileError, described
+from xconv.shapes import data_format_name
 
 DIGITS = tuple("0123456789")
 CLOTHES = (
@@ -46,9 +47,17 @@ class DataSet:
         """(C, H, W)."""
         return self.x_train.shape[1:]
 
-    def arrays(self, dtype: Any = "float32") -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """(x_train, t_train, x_test, t_test) with pixels from 0 to 1 in the float `dtype`."""
-        return pixels(self.x_train, dtype), self.t_train, pixels(self.x_test, dtype), self.t_test
+    def arrays(
+        self, dtype: Any = "float32", data_format: str = "channels_first"
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """(x_train, t_train, x_test, t_test) with pixels from 0 to 1 in the float `dtype`.
+
+        Images are [N,C,H,W], or [N,H,W,C] with data_format="channels_last", as Keras-style models take them.
+        """
+        train, test = self.x_train, self.x_test
+        if data_format_name(data_format, "arrays") == "channels_last":
+            train, test = (np.ascontiguousarray(x.transpose(0, 2, 3, 1)) for x in (train, test))
+        return pixels(train, dtype), self.t_train, pixels(test, dtype), self.t_test
 
 
 def pixels(x: np.ndarray, dtype: Any = "float32") -> np.ndarray:

@@ -51,6 +51,7 @@ class Layer:
 
     backend: Backend
     params: dict[str, Array]
+    store: Any = None  # where the parameters lie, once a model is built
     many_inputs: ClassVar[bool] = False  # True: forward gets a tuple of arrays, and backward gives a tuple of dx
     activation: Layer | None = None  # applied to the output, as a node of its own
 

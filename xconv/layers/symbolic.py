@@ -45,7 +45,7 @@ class Tensor:
         raise ConfigError(f"a symbolic tensor holds no numbers; ask a model that ends in it. Received: {self!r}")
 
 
-def Input(  # noqa: N802  it is Keras's name
+def Input(
     shape: Sequence[int], *, name: str | None = None, data_format: str = "channels_last"
 ) -> Tensor:
     """An input of a network: `shape` is that of one example, without the batch axis, as (28, 28, 1)."""
@@ -63,7 +63,7 @@ def connect(layer: Layer, inputs: Any) -> Tensor:
     for tensor in tensors:
         if not isinstance(tensor, Tensor):
             raise ConfigError(
-                f"{layer.label}: layers are called on symbolic tensors, from xconv.Input or another layer; arrays go to "
+                f"{layer.label}: layers are called on symbolic tensors, from xconv.Input or other layers; arrays go to "
                 f"a model's predict. Received: {described(tensor)}"
             )
     if layer.many_inputs and len(tensors) < 2:

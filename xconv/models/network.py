@@ -1,0 +1,280 @@
+"""A graph of layers bound to a backend: its parameters, and what it says of an input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+
+from xconv import checks, streams
+from xconv.backend import Array, Backend, get_backend
+from xconv.errors import ConfigError, described
+from xconv.graph import Graph
+from xconv.layers import Context, Layer
+from xconv.layers.symbolic import Tensor
+from xconv.models.store import Store, store_of
+from xconv.parameters import Parameters
+from xconv.plan import Plan
+from xconv.shapes import as_given, positive
+
+
+class Network:
+    """A graph of layers that can be asked. `Model` is one that can be trained too.
+
+    `backend` is "numpy", "numba", "cupy", "auto" or None ($XCONV_BACKEND, else "auto"). The same `seed` gives the same
+    initial weights, shuffles and dropout masks on every backend. `fuse=False` runs every layer by itself. Arrays that
+    come and go have the batch axis first and the axis order of the inputs' data format.
+    """
+
+    aliases: Mapping[str, str] = {}  # public parameter name -> "layer.parameter"
+
+    def __init__(
+        self,
+        inputs: Tensor | Sequence[Tensor],
+        outputs: Tensor | Sequence[Tensor],
+        *,
+        name: str | None = None,
+        backend: str | Backend | None = None,
+        seed: int = 0,
+        dtype: str = "float32",
+        fuse: bool = True,
+    ) -> None:
+        self._settings(name, backend, seed, dtype, fuse)
+        self._set_graph(listed(inputs), listed(outputs))
+
+    def _settings(self, name: str | None, backend: Any, seed: int, dtype: str, fuse: bool) -> None:
+        self.name = name or type(self).__name__.lower()
+        self.dtype = checks.dtype_name(dtype)
+        self.seed = streams.check_seed(seed)
+        self.fuse = fuse
+        self._backend = get_backend(backend)
+        self._graph: Graph | None = None
+        self._store: Store | None = None
+        self._steps = self._backend.asarray(np.zeros(1, np.uint64))  # training steps done, for random streams
+
+    def _set_graph(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
+        self.inputs, self.outputs = list(inputs), list(outputs)
+        self._graph = Graph(inputs, outputs)
+        self._forget()
+
+    def _forget(self) -> None:
+        """What depends on the store or on what is trained is made anew."""
+        self._plans: dict[tuple[int, ...] | None, Plan] = {}
+        self._params: Parameters | None = None
+        self._public: Parameters | None = None
+        self._gradients: Parameters | None = None
+        self._trained: tuple[bool, ...] = ()
+
+    # ------------------------------------------------------------------ what it is made of
+
+    @property
+    def graph(self) -> Graph:
+        """The nodes; ConfigError where the input's shape is not known yet."""
+        if self._graph is None:
+            raise ConfigError(
+                f"{self.name}: not built yet: give the first layer input_shape, or the Sequential. "
+                "Received: no shape of the input"
+            )
+        return self._graph
+
+    @property
+    def layers(self) -> list[Layer]:
+        """Each layer once, in order."""
+        return self.graph.layers
+
+    def get_layer(self, name: str) -> Layer:
+        """The layer of that name."""
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        names = [layer.name for layer in self.layers]
+        raise ConfigError(f"{self.name}: expected a layer among {names}. Received: {described(name)}")
+
+    @property
+    def data_format(self) -> str:
+        """Axis order of the images that come and go: "channels_last" or "channels_first"."""
+        return self.graph.data_format
+
+    def _given_shape(self, node: int) -> tuple[int, ...]:
+        """Shape of one example at a node or input, as the user sees it."""
+        return as_given(self.graph.shapes[node], self.data_format)
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one number."""
+        return np.dtype(self.dtype).itemsize
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one example of the first input, as it is given."""
+        return self._given_shape(self.graph.inputs[0])
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of one example of the first output, as it comes."""
+        return self._given_shape(self.graph.outputs[0])
+
+    @property
+    def classes(self) -> int:
+        """Size of the last axis of the first output."""
+        return self.output_shape[-1]
+
+    def freeze(self, *names: str) -> None:
+        """Keep the layers of these names, or all, as they are: no gradient, no moving statistics, not one bit."""
+        for layer in [self.get_layer(name) for name in names] or self.layers:
+            layer.trainable = False
+
+    def unfreeze(self, *names: str) -> None:
+        """Train the layers of these names, or all, again."""
+        for layer in [self.get_layer(name) for name in names] or self.layers:
+            layer.trainable = True
+
+    # ------------------------------------------------------------------ parameters and backends
+
+    def _ready(self) -> Store:
+        """The store of the layers, made on first use and followed where another model took it along."""
+        graph = self.graph
+        if self._store is None or any(layer.store is not self._store for layer in self.layers):
+            self._store = store_of(graph, self._store.backend if self._store else self._backend, self.dtype, self.seed)
+            self._forget()
+        trained = tuple(layer.trainable for layer in self.layers)
+        if self._params is None or self._params.backend is not self._store.backend or trained != self._trained:
+            self._forget()
+            self._trained = trained
+            whole = self._store.parameters
+            self._params = whole if set(whole) == set(graph.specs) else whole.renamed({n: n for n in graph.specs})
+            self._params.fixed = frozenset(n for n in graph.specs if not self._is_trained(n))
+            self._steps = self._store.backend.asarray(self._backend.to_numpy(self._steps))
+            self._backend = self._store.backend
+        return self._store
+
+    def _is_trained(self, name: str) -> bool:
+        node, _, spec = self.graph.specs[name]
+        return spec.trainable and self.graph.nodes[node].layer.trainable
+
+    @property
+    def backend(self) -> Backend:
+        """What computes."""
+        return self._backend if self._store is None else self._store.backend
+
+    def to(self, backend: str | Backend) -> Self:
+        """Move to another backend, in place, with the weights as they are; returns the model."""
+        target = get_backend(backend)
+        if self._store is None:
+            self._backend = target
+        else:
+            self._ready().to(target)
+        return self
+
+    @property
+    def _parameters(self) -> Parameters:
+        self._ready()
+        assert self._params is not None
+        return self._params
+
+    @property
+    def params(self) -> Parameters:
+        """Name -> array, live: changing one in place, or assigning to it, changes the model."""
+        parameters = self._parameters
+        if self._public is None:  # kept, so that the same object comes each time
+            self._public = self._public_of(parameters)
+        return self._public
+
+    def _public_of(self, parameters: Parameters) -> Parameters:
+        return parameters.renamed(self.aliases) if self.aliases else parameters
+
+    def get_weights(self) -> list[np.ndarray]:
+        """Copies of all parameters, on the host, in the order of `params`."""
+        return list(self._parameters.to_numpy().values())
+
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        """What `get_weights` gave, written back."""
+        parameters = self._parameters
+        if len(weights) != len(parameters):
+            raise ConfigError(f"set_weights: expected {len(parameters)} arrays. Received: {len(weights)}")
+        for name, array in zip(parameters, weights, strict=True):
+            parameters[name] = array
+
+    def _plan(self, outputs: Sequence[int] | None = None) -> Plan:
+        self._ready()
+        key = None if outputs is None else tuple(outputs)
+        if key not in self._plans:
+            self._plans[key] = Plan(self.graph, self.backend, outputs=outputs, fuse=self.fuse)
+        return self._plans[key]
+
+    # ------------------------------------------------------------------ in and out
+
+    def _images(self, x: Any, what: str, *, empty_ok: bool = False) -> list[np.ndarray]:
+        """Each input's examples, checked, on the host."""
+        graph = self.graph
+        names = graph.input_names
+        if isinstance(x, Mapping):
+            missing = [name for name in names if name not in x]
+            if missing or len(x) != len(names):
+                raise ConfigError(f"{what}: expected the inputs {names}. Received: {list(x)}")
+            x = [x[name] for name in names]
+        elif len(names) == 1:
+            x = x if isinstance(x, list | tuple) and len(x) == 1 and np.ndim(x[0]) == len(self.input_shape) + 1 else [x]
+        if not isinstance(x, list | tuple) or len(x) != len(names):
+            raise ConfigError(f"{what}: expected a list of {len(names)} inputs, {names}. Received: {described(x)}")
+        out = []
+        for name, given, i in zip(names, x, graph.inputs, strict=True):
+            label = what if len(names) == 1 else f"{what}: {name}"
+            shape = self._given_shape(i)
+            out.append(checks.images(self._on_host(given), shape, label, empty_ok=empty_ok))
+        if len({len(array) for array in out}) > 1:
+            raise ConfigError(
+                f"{what}: expected as many examples in each input. Received: "
+                + ", ".join(f"{len(array)} in {name}" for name, array in zip(names, out, strict=True))
+            )
+        return out
+
+    def _on_host(self, a: Any) -> Any:
+        """Arrays of this model's own backend come to the host, where all input is checked."""
+        return self.backend.to_numpy(a) if isinstance(a, self.backend.array_type) else a
+
+    def _here(self, arrays: Sequence[np.ndarray]) -> list[Array]:
+        return [self.backend.asarray(a, self.dtype) for a in arrays]
+
+    def _enter(self, xs: Sequence[Array]) -> list[Array]:
+        """Images as layers see them, [N,C,H,W]."""
+        if self.data_format == "channels_first":
+            return list(xs)
+        return [self.backend.contiguous(x.transpose(0, 3, 1, 2)) if x.ndim == 4 else x for x in xs]
+
+    def _leave(self, y: Array, *, back: bool = False) -> Array:
+        """An output in the user's axis order; `back`: its gradient on the way back."""
+        if self.data_format == "channels_first" or y.ndim != 4:
+            return y
+        return self.backend.contiguous(y.transpose(0, 3, 1, 2) if back else y.transpose(0, 2, 3, 1))
+
+    def _batches(self, xs: Sequence[np.ndarray], batch_size: int, plan: Plan) -> Iterator[tuple[int, int, list[Array]]]:
+        """(first, count, outputs) for each batch in turn, in inference."""
+        batch_size = positive(batch_size, "batch_size")
+        for first in range(0, len(xs[0]), batch_size):
+            with self.backend.running():
+                batch = self._here([x[first : first + batch_size] for x in xs])
+                ys = [self._leave(y) for y in plan.forward(self._enter(batch), Context(seed=self.seed))]
+            yield first, len(batch[0]), ys
+
+    # ------------------------------------------------------------------ asking
+
+    def predict(self, x: Any, batch_size: int = 250, *, verbose: Any = 0) -> Any:
+        """The outputs for x as NumPy arrays, [N, *output_shape] each (a list where there are several).
+
+        Computed `batch_size` examples at a time, so that memory stays bounded.
+        """
+        xs = self._images(x, "predict: x", empty_ok=True)
+        plan = self._plan()
+        shapes = [self._given_shape(i) for i in self.graph.outputs]
+        outs = [np.empty((len(xs[0]), *shape), self.dtype) for shape in shapes]
+        for first, count, ys in self._batches(xs, batch_size, plan):
+            for out, y in zip(outs, ys, strict=True):
+                out[first : first + count] = self.backend.to_numpy(y)
+        return outs if len(outs) > 1 else outs[0]
+
+
+def listed(value: Any) -> list[Any]:
+    """A list or tuple as a list, and anything else as a list of one."""
+    return list(value) if isinstance(value, list | tuple) else [value]

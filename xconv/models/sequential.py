@@ -1,0 +1,92 @@
+"""Layers in a row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from xconv.backend import Backend
+from xconv.errors import ConfigError, described
+from xconv.layers import Input, Layer
+from xconv.layers.symbolic import Tensor
+from xconv.models.model import Model
+
+
+class Sequential(Model):
+    """Each layer reads the one before: ``Sequential([Conv2D(8, 3, input_shape=(28, 28, 1)), Flatten(), Dense(10)])``.
+
+    The input's shape is given here, by the first layer, or by an `Input` at the front; layers may be added until then
+    and later. `data_format` is "channels_last" unless said otherwise. The rest as `Model`.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer | Tensor] = (),
+        *,
+        input_shape: Sequence[int] | None = None,
+        data_format: str | None = None,
+        name: str | None = None,
+        backend: str | Backend | None = None,
+        seed: int = 0,
+        dtype: str = "float32",
+        fuse: bool = True,
+    ) -> None:
+        self._settings(name, backend, seed, dtype, fuse)
+        self._row: list[Layer] = []
+        self._input: Tensor | None = None
+        self._data_format = data_format
+        if input_shape is not None:
+            self._input = Input(input_shape, data_format=data_format or "channels_last")
+        for layer in layers if isinstance(layers, list | tuple) else [layers]:
+            self._append(layer)
+        self._build()
+
+    def add(self, layer: Layer | Tensor) -> None:
+        """Put a layer at the end. Weights of those before stay as they are."""
+        self._append(layer)
+        try:
+            self._build()
+        except Exception:
+            self._row.pop()
+            raise
+
+    def pop(self) -> Layer:
+        """Take the last layer off."""
+        if not self._row:
+            raise ConfigError(f"{self.name}: no layer to take off. Received: an empty model")
+        layer = self._row.pop()
+        self._graph = None
+        self._build()
+        return layer
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The layers in order."""
+        return list(self._row) if self._graph is None else super().layers
+
+    def _append(self, layer: Any) -> None:
+        if isinstance(layer, Tensor) and layer.layer is None and not self._row and self._input is None:
+            self._input = layer
+            return
+        if not isinstance(layer, Layer):
+            raise ConfigError(f"{self.name}: expected xconv layers. Received: {described(layer)}")
+        if not self._row and self._input is None and layer.input_shape is not None:
+            self._input = Input(
+                layer.input_shape, data_format=layer.data_format or self._data_format or "channels_last"
+            )
+        if layer.name is None:  # so that errors of the shapes name it
+            kind = type(layer).__name__.lower()
+            taken = {other.name for other in self._row}
+            number = 1 + sum(type(other) is type(layer) for other in self._row)
+            while f"{kind}{number}" in taken:
+                number += 1
+            layer.name = f"{kind}{number}"
+        self._row.append(layer)
+
+    def _build(self) -> None:
+        if self._input is None or not self._row:
+            return
+        tensor = self._input
+        for layer in self._row:
+            tensor = layer(tensor)
+        self._set_graph([self._input], [tensor])

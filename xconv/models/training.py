@@ -1,0 +1,175 @@
+"""The loop of `fit`: epochs of shuffled batches, callbacks, validation, and the checks that stop a run."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from xconv import streams
+from xconv.backend import Array
+from xconv.callbacks import Callback, History, Logs
+from xconv.callbacks.progress import shown
+from xconv.errors import ConfigError, NonFiniteError, described
+from xconv.optimizers import Optimizer
+from xconv.shapes import positive
+
+if TYPE_CHECKING:
+    from xconv.models.model import Model
+
+READ_EVERY = 0.1  # seconds between looks at the loss for NaN: a look waits for the device
+
+
+class Fit:
+    """One call of `fit`."""
+
+    def __init__(
+        self,
+        model: Model,
+        optimizer: Optimizer,
+        *,
+        batch_size: Any,
+        epochs: Any,
+        initial_epoch: Any,
+        shuffle: bool,
+        callbacks: Sequence[Callback],
+        verbose: Any,
+    ) -> None:
+        self.model, self.optimizer = model, optimizer
+        self.epochs, self.batch_size = positive(epochs, "fit: epochs"), positive(batch_size, "fit: batch_size")
+        self.initial_epoch = positive(initial_epoch, "fit: initial_epoch", least=0)
+        if not isinstance(shuffle, bool):
+            raise ConfigError(f"fit: shuffle must be True or False. Received: {described(shuffle)}")
+        self.shuffle = shuffle
+        callbacks = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or ())
+        for callback in callbacks:
+            if not isinstance(callback, Callback):
+                raise ConfigError(f"fit: callbacks: expected xconv callbacks. Received: {described(callback)}")
+        bar = shown(verbose)
+        self.history = History()
+        self.watchers = [*callbacks, self.history, *([bar] if bar else [])]
+
+    def __call__(
+        self,
+        xs: list[np.ndarray],
+        ts: list[np.ndarray],
+        weights: np.ndarray | None,
+        validation_split: float,
+        validation_data: Any,
+    ) -> History:
+        """Train, and give the history."""
+        model = self.model
+        xs, ts, weights, held_out = _split(xs, ts, weights, validation_split, validation_data)
+        if validation_data is not None:
+            if not isinstance(validation_data, tuple | list) or len(validation_data) != 2:
+                raise ConfigError(f"fit: expected validation_data=(x, y). Received: {described(validation_data)}")
+            vx = model._images(validation_data[0], "fit: validation x")
+            held_out = vx, model._targets(validation_data[1], len(vx[0]), "fit: validation y")
+        model.history, model.stop_training = self.history, False
+        self.history.compile_seconds = model.warm_up()
+        n = len(xs[0])
+        about: dict[str, Any] = {
+            "epochs": self.epochs,
+            "steps": -(-n // self.batch_size),
+            "samples": n,
+            "batch_size": self.batch_size,
+        }
+        about["metrics"] = model.log_names()
+        for watcher in self.watchers:
+            watcher.set_params(about)
+            watcher.set_model(model)
+        with _watched(self.watchers):
+            for watcher in self.watchers:
+                watcher.on_train_begin()
+            for epoch in range(self.initial_epoch, self.epochs):
+                for watcher in self.watchers:
+                    watcher.on_epoch_begin(epoch)
+                logs = self._epoch(epoch, xs, ts, weights)
+                if held_out is not None:
+                    measured = model._measured(*held_out)
+                    logs |= {f"val_{name}": value for name, value in measured.items()}
+                logs |= {"seconds": self.seconds, "images_per_second": self.seen / self.seconds}
+                for watcher in self.watchers:
+                    watcher.on_epoch_end(epoch, logs)
+                if model.stop_training:
+                    break
+        return self.history
+
+    def _epoch(
+        self, epoch: int, xs: list[np.ndarray], ts: list[np.ndarray], weights: np.ndarray | None
+    ) -> dict[str, float]:
+        model, n = self.model, len(xs[0])
+        backend, names = model.backend, model.log_names()
+        # Streams count epochs from 1.
+        order = streams.permutation(model.seed, epoch + 1, n) if self.shuffle else np.arange(n)
+        totals = backend.asarray(np.zeros(len(names)))  # on the device: sums over the epoch so far
+        self.seen = 0
+
+        def read() -> dict[str, float]:
+            return dict(zip(names, (backend.to_numpy(totals) / self.seen).tolist(), strict=True))
+
+        start = last_read = time.perf_counter()
+        unread = 1
+        logs: Mapping[str, float] = {}
+        for batch, first in enumerate(range(0, n, self.batch_size)):
+            for watcher in self.watchers:
+                watcher.on_train_batch_begin(batch)
+            chosen = order[first : first + self.batch_size]
+            x = [backend.asarray(array[chosen], model.dtype) for array in xs]
+            t = [backend.asarray(array[chosen]) for array in ts]
+            w = None if weights is None else backend.asarray(weights[chosen], model.dtype)
+            self._add(totals, model.as_sums(model.train_step(x, t, w), len(chosen)))
+            self.seen += len(chosen)
+            self.history.steps += 1
+            logs = Logs(read)
+            for watcher in self.watchers:
+                watcher.on_train_batch_end(batch, logs)
+            ended = self.seen == n or model.stop_training
+            if ended or time.perf_counter() - last_read > READ_EVERY:
+                if not math.isfinite(logs["loss"]) and not model.stop_training:
+                    raise NonFiniteError(
+                        f"the loss became {logs['loss']} in epoch {epoch + 1}, between steps {unread} and {batch + 1} "
+                        f"of batches of {self.batch_size}; try a smaller learning rate. Received: {self.optimizer!r}"
+                    )
+                last_read, unread = time.perf_counter(), batch + 2
+            if ended:
+                break
+        self.seconds = time.perf_counter() - start
+        self.history.train_seconds += self.seconds
+        self.history.images += self.seen
+        model.warn_if_dead(model._public_of(model._grads), logs["loss"])
+        return dict(logs)
+
+    @staticmethod
+    def _add(totals: Array, sums: Sequence[Array]) -> None:
+        for i, value in enumerate(sums):
+            totals[i : i + 1] += value
+
+
+def _split(
+    xs: list[np.ndarray], ts: list[np.ndarray], weights: np.ndarray | None, split: Any, validation_data: Any
+) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray | None, tuple[list[np.ndarray], list[np.ndarray]] | None]:
+    """The last `split` of the examples put aside, as Keras does: before any shuffling."""
+    if isinstance(split, bool) or not isinstance(split, int | float) or not 0 <= split < 1:
+        raise ConfigError(f"fit: validation_split must be from 0 to below 1. Received: {described(split)}")
+    if not split or validation_data is not None:
+        return xs, ts, weights, None
+    n = len(xs[0])
+    kept = int(n * (1.0 - split))
+    if not 0 < kept < n:
+        raise ConfigError(f"fit: validation_split leaves {kept} of {n} examples to train on. Received: {split}")
+    aside = [x[kept:] for x in xs], [t[kept:] for t in ts]
+    return [x[:kept] for x in xs], [t[:kept] for t in ts], None if weights is None else weights[:kept], aside
+
+
+@contextmanager
+def _watched(callbacks: Sequence[Callback]) -> Iterator[None]:
+    """on_train_end for each callback, whatever happens to the others or to the training."""
+    with ExitStack() as stack:
+        for callback in reversed(callbacks):
+            stack.callback(callback.on_train_end)
+        yield

@@ -1,0 +1,181 @@
+"""How a graph is run on a backend: what is fused, what backward must compute, forward and backward themselves."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from xconv.backend import Array, Backend, Need
+from xconv.errors import DTypeError, ShapeError, described
+from xconv.graph import Graph, Node
+from xconv.layers import Context, Conv2D, Layer, MaxPool2D, ReLU
+from xconv.layers.fused import ConvReLU, ConvReLUMaxPool
+from xconv.parameters import Parameters
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is executed: one node, or several that are fused into `layer`. Gives the output of node `id`."""
+
+    id: int
+    layer: Layer
+    sources: tuple[int, ...]
+    nodes: tuple[int, ...]  # those it stands for
+
+
+Tape = list[tuple[Run, Any]]  # each run with what its layer saved
+
+
+class Plan:
+    """The runs that are needed for some outputs of a graph (all of its own, or others), on one backend.
+
+    What a user sees (names, parameters, shapes) does not depend on what is fused.
+    """
+
+    def __init__(
+        self, graph: Graph, backend: Backend, *, outputs: Sequence[int] | None = None, fuse: bool = True
+    ) -> None:
+        self.graph, self.backend = graph, backend
+        self.outputs = list(graph.outputs if outputs is None else outputs)
+        self.nodes = _needed(graph, self.outputs)
+        self.runs = self._fused() if fuse else [_run(node) for node in self.nodes]
+        self.readers = Counter(source for run in self.runs for source in run.sources)
+        self.readers.update(self.outputs)  # never given back before the end
+        self.needs = self._needs()
+
+    def _needs(self) -> dict[int, Need]:
+        """Which gradients each run must give: none where nothing before it, nor itself, is trained."""
+        trained: set[int] = set()
+        needs = {}
+        for run in self.runs:
+            members = [self.graph.nodes[i] for i in run.nodes]
+            params = any(
+                spec.trainable and node.layer.trainable
+                for node in members
+                for spec in node.layer.param_specs(self.graph.in_shape(node)).values()
+            )
+            x = any(source in trained for source in run.sources)
+            needs[run.id] = Need(x=x, params=params)
+            if x or params:
+                trained.add(run.id)
+        return needs
+
+    # ------------------------------------------------------------------ fusion
+
+    def _fused(self) -> list[Run]:
+        readers = Counter(source for node in self.nodes for source in node.sources)
+        readers.update(self.outputs)
+        follower = {node.sources[0]: node for node in self.nodes if len(node.sources) == 1}
+        runs: list[Run] = []
+        done: set[int] = set()
+        for node in self.nodes:
+            if node.id in done:
+                continue
+            chain = [node]
+            while len(chain) < 3 and readers[chain[-1].id] == 1 and chain[-1].id in follower:
+                chain.append(follower[chain[-1].id])
+            run = self._conv_pool(chain) or self._conv_relu(chain[:2]) or _run(node)
+            done.update(run.nodes)
+            runs.append(run)
+        return sorted(runs, key=lambda run: run.id)
+
+    def _conv_relu(self, chain: list[Node]) -> Run | None:
+        if [type(node.layer) for node in chain] != [Conv2D, ReLU]:
+            return None
+        conv = chain[0].layer
+        assert isinstance(conv, Conv2D)
+        return None if conv.groups != 1 else _run(*chain, layer=ConvReLU(conv))
+
+    def _conv_pool(self, chain: list[Node]) -> Run | None:
+        if [type(node.layer) for node in chain] != [Conv2D, ReLU, MaxPool2D]:
+            return None
+        conv, _, pool = (node.layer for node in chain)
+        assert isinstance(conv, Conv2D) and isinstance(pool, MaxPool2D)
+        weights = conv.param_specs(self.graph.in_shape(chain[0]))["w"].shape
+        pads = pool.pads(self.graph.in_shape(chain[2]))
+        plain = conv.groups == 1 and conv.dilation_rate == (1, 1) and not any(pads)
+        if not plain or not self.backend.fuses_conv_pool(weights, conv.strides, pool.pool_size):
+            return None
+        return _run(*chain, layer=ConvReLUMaxPool(conv, pool))
+
+    # ------------------------------------------------------------------ forward and backward
+
+    def forward(self, xs: Sequence[Array], ctx: Context, tape: Tape | None = None) -> list[Array]:
+        """Each x[N, *input shape] -> each y[N, *output shape]; what backward needs goes onto `tape` where given."""
+        readers = self.readers.copy()
+        values = dict(zip(self.graph.inputs, xs, strict=True))
+        for run in self.runs:
+            x = tuple(values[source] for source in run.sources)
+            y, saved = run.layer.forward(x if run.layer.many_inputs else x[0], ctx._replace(node=run.id))
+            if tape is not None:
+                tape.append((run, saved))
+            values[run.id] = self._proper(y, (x[0].shape[0], *self.graph.shapes[run.id]), xs[0].dtype, run, "forward")
+            for source in run.sources:
+                readers[source] -= 1
+                if not readers[source]:
+                    del values[source]  # memory goes back as soon as nobody will read it
+        return [values[output] for output in self.outputs]
+
+    def backward(
+        self, dys: Sequence[Array], tape: Tape, grads: Parameters, *, need_inputs: bool = False
+    ) -> list[Array | None]:
+        """Gradients of all trained parameters into `grads`; dx of each input, None if not needed. Empties the tape.
+
+        Where an output is read twice its gradients are summed, and so are those of a layer that is used twice.
+        """
+        pending: dict[int, Array] = {}
+        for output, dy in zip(self.outputs, dys, strict=True):
+            pending[output] = pending[output] + dy if output in pending else dy
+        written: set[str] = set()
+        while tape:
+            run, saved = tape.pop()
+            dy, need = pending.pop(run.id, None), self.needs[run.id]
+            if need_inputs:
+                need = need._replace(x=True)
+            if dy is None or not (need.x or need.params):
+                continue
+            dx, dparams = run.layer.backward(dy, saved, need)
+            for name, gradient in dparams.items() if need.params else ():
+                _add(grads, f"{run.layer.name}.{name}", gradient, written)
+            if need.x:
+                for source, part in zip(run.sources, dx if run.layer.many_inputs else (dx,), strict=True):
+                    if part is not None:
+                        part = self._proper(part, (dy.shape[0], *self.graph.shapes[source]), dy.dtype, run, "backward")
+                        pending[source] = pending[source] + part if source in pending else part
+        return [pending.get(i) for i in self.graph.inputs]
+
+    def _proper(self, a: Array, shape: tuple[int, ...], dtype: Any, run: Run, what: str) -> Array:
+        """What a layer gave, C-contiguous; a layer that breaks its word is named here, not three layers later."""
+        if a.shape != shape:
+            raise ShapeError(
+                f"{run.layer.label}: {what} must give shape {shape}, as output_shape says. Received: {described(a)}"
+            )
+        if a.dtype != dtype:
+            raise DTypeError(f"{run.layer.label}: {what} must give {dtype}, as it was given. Received: {described(a)}")
+        return a if a.flags.c_contiguous else self.backend.contiguous(a)
+
+
+def _run(*nodes: Node, layer: Layer | None = None) -> Run:
+    return Run(nodes[-1].id, layer or nodes[0].layer, nodes[0].sources, tuple(node.id for node in nodes))
+
+
+def _needed(graph: Graph, outputs: Sequence[int]) -> list[Node]:
+    """The nodes that these outputs are made from, in order."""
+    wanted = set(outputs)
+    for node in reversed(graph.nodes):
+        if node.id in wanted:
+            wanted.update(node.sources)
+    return [node for node in graph.nodes if node.id in wanted]
+
+
+def _add(grads: Parameters, key: str, gradient: Array, written: set[str]) -> None:
+    view = grads[key]
+    if gradient.shape != view.shape:
+        raise ShapeError(f"the gradient of {key} must have its shape {view.shape}. Received: {described(gradient)}")
+    if key in written:
+        view += gradient
+    else:
+        view[...] = gradient
+        written.add(key)
