@@ -17,9 +17,9 @@ class BatchNormAndDropout(Arrays):
 
         Ioffe and Szegedy 2015, algorithm 1. The variance is the mean of (x - mean)^2: E[x^2] - mean^2 would cancel.
         """
-        mean = self._channel_sums(x) * _share(x)
+        mean = self._channel_sums(x) / _count(x)
         y = self.xp.subtract(x, _wide(mean), out=self.empty(x.shape, x.dtype))
-        var = self._channel_sums(y * y) * _share(x)
+        var = self._channel_sums(y * y) / _count(x)
         inv_std = 1.0 / self.xp.sqrt(var + float(eps))
         y *= _wide(gamma * inv_std)
         y += _wide(beta)
@@ -39,8 +39,8 @@ class BatchNormAndDropout(Arrays):
         dbeta, dgamma = self._channel_sums(dy), self._channel_sums(dy * xhat)
         dx = None
         if need.x:
-            xhat *= _wide(dgamma * _share(dy))
-            xhat += _wide(dbeta * _share(dy))
+            xhat *= _wide(dgamma / _count(dy))
+            xhat += _wide(dbeta / _count(dy))
             dx = self.xp.subtract(dy, xhat, out=self.empty(dy.shape, dy.dtype))
             dx *= _wide(saved.gamma * saved.inv_std)
         return (dx, dgamma, dbeta) if need.params else (dx, None, None)
@@ -84,6 +84,6 @@ def _wide(of_channels: Array) -> Array:
     return of_channels[:, None, None]
 
 
-def _share(x: Array) -> float:
-    """1 / (N H W)."""
-    return 1.0 / max(1, x.shape[0] * x.shape[2] * x.shape[3])
+def _count(x: Array) -> int:
+    """N H W, or 1 where there is nothing to divide."""
+    return max(1, x.shape[0] * x.shape[2] * x.shape[3])
