@@ -24,8 +24,8 @@ class SimpleConvNet(Sequential):
 
     Signature and methods of the book; `params` and `gradient` have W1[F,C,KH,KW], b1[F], W2[F*PH*PW,hidden], b2,
     W3[hidden,output], b3. `weight_init_std` is a standard deviation or "he". Images are NCHW. Ours beside them:
-    `backend` ("numpy", "numba", "cupy" or "auto"), `seed`, `dtype` ("float32" or "float64"). For `fit` it comes compiled
-    with Adam; ``net.compile(xconv.AdaGrad(0.06))`` gives it another optimizer.
+    `backend` ("numpy", "numba", "cupy" or "auto"), `seed`, `dtype` ("float32" or "float64"). For `fit` it comes
+    compiled with Adam; ``net.compile(xconv.AdaGrad(0.06))`` gives it another optimizer.
     """
 
     aliases: Mapping[str, str] = {

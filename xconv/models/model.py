@@ -342,8 +342,9 @@ class Model(Network):
         if not bool(self.backend.to_numpy((first != 0).any())) and bool(self.backend.to_numpy((last != 0).any())):
             warnings.warn(
                 f"the network is dead: the loss is {loss:.3f}, where guessing among {self.classes} classes gives "
-                f"ln({self.classes}) = {math.log(self.classes):.3f}, and the gradients of {names[0]} are all zero. Some layer's ReLUs are shut for every image, and "
-                "training cannot open them again. Cure: a smaller learning rate, He initialisation, or another seed.",
+                f"ln({self.classes}) = {math.log(self.classes):.3f}, and the gradients of {names[0]} are all zero. "
+                "Some layer's ReLUs are shut for every image, and training cannot open them again. "
+                "Cure: a smaller learning rate, He initialisation, or another seed.",
                 DeadNetworkWarning,
                 stacklevel=5,
             )
