@@ -158,20 +158,21 @@ class CSVLogger(Callback):
             if not self.append:
                 self.filename.write_bytes(b"")
                 return
-            with self.filename.open("a+", encoding="utf-8", errors="replace", newline="") as file:
-                file.seek(0)
-                text = file.read()
-                if text and not text.endswith("\n"):
-                    file.write("\n")
+            text = self.filename.read_text("utf-8", "replace") if self.filename.exists() else ""
+            if text:
+                self._adopt(text.splitlines()[0])
+            self._append(b"\n" if text and not text.endswith("\n") else b"")
         except OSError as error:
             raise FileError(f"CSVLogger: {self.filename}: cannot be written: {error}") from error
-        if text:
-            self.columns = next(csv.reader(text.splitlines(), delimiter=self.separator))
-            if "epoch" not in self.columns:
-                raise ConfigError(
-                    f"CSVLogger: {self.filename}: expected a first line with the column 'epoch' and separator "
-                    f"{self.separator!r}. Received: {described(text.splitlines()[0])}"
-                )
+
+    def _adopt(self, header: str) -> None:
+        """Go on in the columns of the file's first line."""
+        self.columns = next(csv.reader([header], delimiter=self.separator))
+        if "epoch" not in self.columns:
+            raise ConfigError(
+                f"CSVLogger: {self.filename}: expected a first line with the column 'epoch' and separator "
+                f"{self.separator!r}. Received: {described(header)}"
+            )
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         row: dict[str, Any] = {"epoch": epoch, **(logs or {})}
