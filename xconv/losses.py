@@ -256,9 +256,8 @@ class BinaryCrossentropy(Loss):
             t = t * (1.0 - self.label_smoothing) + 0.5 * self.label_smoothing
         if self.logits:
             return xp.maximum(y, 0.0) - y * t + xp.log1p(xp.exp(-xp.absolute(y))), sigmoid(xp, y) - t
-        p = _clipped(xp, y)
-        values = -(t * xp.log(p) + (1.0 - t) * xp.log1p(-p))
-        return values, (p - t) / (p * (1.0 - p)) * (p == y)
+        p, rest = _clipped(xp, y), _clipped(xp, 1.0 - y)  # of float32, 1 - clip(y) would never be as small as 1e-7
+        return -(t * xp.log(p) + (1.0 - t) * xp.log(rest)), (p - t) / (p * rest) * (p == y)
 
     def _settings(self) -> dict[str, Any]:
         return {"from_logits": self.logits, "label_smoothing": self.label_smoothing}

@@ -1,0 +1,245 @@
+"""Metrics against counting by hand, example by example, on logits and on probabilities."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests import standin
+from tests.checks import draw
+from tests.mistakes import message
+from xconv import losses, metrics
+from xconv.errors import ConfigError, ShapeError
+
+N, K = 7, 6
+
+
+def total(backend: Any, metric: metrics.Metric, y: np.ndarray, t: Any, from_logits: bool = False) -> float:
+    """The metric of a batch whose targets the loss has checked, over N."""
+    assert metric.loss is not None
+    t = backend.asarray(metric.loss.targets(t, len(y), y.shape[1:], "t"))
+    found = metric.total(backend, backend.asarray(y), t, from_logits)
+    assert found.shape == ()
+    return float(backend.to_numpy(found)) / len(y)
+
+
+def first_largest(row: Any) -> int:
+    return max(range(len(row)), key=lambda k: (row[k], -k))
+
+
+def counted(y: np.ndarray, labels: np.ndarray, k: int = 1) -> float:
+    """The fraction of positions whose label is among the k largest (the first of equals, for k = 1)."""
+    right = []
+    for row, label in zip(y.reshape(-1, y.shape[-1]).tolist(), labels.ravel().tolist(), strict=True):
+        right.append(first_largest(row) == label if k == 1 else sum(v > row[label] for v in row) < k)
+    return sum(right) / len(right)
+
+
+@pytest.mark.parametrize("shape", [(N, K), (N, 2, 3, K)])
+@pytest.mark.parametrize("spec", ["accuracy", "top_k", metrics.TopKAccuracy(2)], ids=["accuracy", "top_k", "top 2"])
+def test_accuracy_among_classes(backend, dtype, shape, spec):
+    y = draw(*shape, dtype=dtype, seed=3)
+    y[0] = 1.0  # all equal: the first is the largest
+    labels = np.random.default_rng(0).integers(0, K, shape[:-1])
+    labels[:2] = 0
+    k = spec.k if isinstance(spec, metrics.Metric) else 5 if spec == "top_k" else 1
+    expected = counted(y, labels, k)
+    assert 0 < expected < 1
+    soft = np.full((*shape[:-1], K), 0.1)
+    np.put_along_axis(soft, labels[..., None], 0.5, axis=-1)
+    for loss, t in (
+        (losses.SparseCategoricalCrossentropy(), labels),
+        (losses.CategoricalCrossentropy(), np.eye(K)[labels]),
+        (losses.CategoricalCrossentropy(), soft),
+        (losses.CategoricalCrossentropy(label_smoothing=0.3), np.eye(K)[labels]),
+    ):
+        metric = metrics.get(spec, loss, shape[1:])
+        assert total(backend, metric, y, t) == total(backend, metric, y, t, True) == pytest.approx(expected, abs=1e-15)
+    if len(shape) == 2:
+        metric = metrics.get(spec, losses.SoftmaxCrossEntropy(), shape[1:])
+        assert total(backend, metric, y, labels, True) == pytest.approx(expected, abs=1e-15)
+
+
+def test_top_k_counts_ties_and_never_nan(backend):
+    y = np.array([[1.0, 1.0, 1.0], [3.0, 2.0, 1.0], [np.nan, 1.0, 0.0], [0.0, np.nan, np.nan]])
+    labels = np.array([2, 2, 0, 0])
+    for k, expected in ((1, 1), (2, 1), (3, 3)):  # by hand: the tie; all three; none with the label's own value NaN
+        metric = metrics.get(metrics.TopKAccuracy(k), losses.SparseCategoricalCrossentropy(), (3,))
+        assert total(backend, metric, y, labels) * 4 == expected
+
+
+@pytest.mark.parametrize("shape", [(N, 1), (N, 4), (N, 2, 3, 1)])
+def test_accuracy_of_yes_and_no(backend, dtype, shape):
+    z = draw(*shape, dtype=dtype, seed=4)
+    z[0] = 0.0  # exactly on the border counts as no
+    t = np.random.default_rng(1).integers(0, 2, shape)
+    expected = np.mean([(a > 0) == b for a, b in zip(z.ravel().tolist(), t.ravel().tolist(), strict=True)])
+    p = 1 / (1 + np.exp(-z))
+    for spec in ("accuracy", "acc", "binary_accuracy", metrics.BinaryAccuracy()):
+        metric = metrics.get(spec, losses.BinaryCrossentropy(), shape[1:])
+        assert total(backend, metric, p, t) == pytest.approx(expected, abs=1e-15)
+        assert total(backend, metric, z, t, True) == pytest.approx(expected, abs=1e-15)
+        metric = metrics.get(spec, losses.BinaryCrossentropy(from_logits=True), shape[1:])
+        assert total(backend, metric, z, t) == total(backend, metric, z, t, True) == pytest.approx(expected, abs=1e-15)
+    assert 0 < expected < 1
+
+
+def test_binary_accuracy_of_rows_is_entry_by_entry(backend):
+    """With a categorical loss: of the probabilities that `predict` gives and the rows that were given."""
+    z = np.log(np.array([[0.6, 0.3, 0.1], [0.4, 0.35, 0.25]]))
+    metric = metrics.get("binary_accuracy", losses.CategoricalCrossentropy(), (3,))
+    for y, from_logits in ((z, True), (np.exp(z), False)):
+        assert total(backend, metric, y, np.eye(3)[[0, 0]], from_logits) == pytest.approx((1 + 2 / 3) / 2)
+
+
+@pytest.mark.parametrize(
+    ("spec", "power"), [("mse", 2), ("mean_squared_error", 2), ("mae", 1), ("mean_absolute_error", 1)]
+)
+def test_errors(backend, dtype, spec, power):
+    y, t = draw(N, 2, 3, dtype=dtype, seed=5), draw(N, 2, 3, seed=6)
+    expected = (
+        math.fsum(abs(a - b) ** power for a, b in zip(y.ravel().tolist(), t.ravel().tolist(), strict=True)) / 6 / N
+    )
+    metric = metrics.get(spec, losses.MeanSquaredError(), (2, 3))
+    assert metric.name == spec
+    assert total(backend, metric, y, t) == pytest.approx(expected, rel=1e-6 if dtype == "float32" else 1e-14)
+    # Of probabilities, where the loss has taken the last activation in.
+    z = draw(N, 3, dtype=dtype, seed=7)
+    given = np.eye(3)[np.arange(N) % 3]
+    p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
+    metric = metrics.get(spec, losses.CategoricalCrossentropy(), (3,))
+    expected = np.mean(np.abs(p.astype("float64") - given) ** power)
+    for y, from_logits in ((z, True), (p, False)):
+        assert total(backend, metric, y, given, from_logits) == pytest.approx(expected, rel=3e-6)
+    metric = metrics.get(spec, losses.CategoricalCrossentropy(from_logits=True), (3,))  # the model's outputs are logits
+    expected = np.mean(np.abs(z.astype("float64") - given) ** power)
+    assert total(backend, metric, z, given, True) == pytest.approx(expected, rel=3e-6)
+
+
+def test_a_function_sees_what_predict_gives_and_what_was_given(backend):
+    seen = {}
+
+    def true_probability(xp, y, t):
+        seen["t"] = t
+        return (y * t).sum(axis=1)
+
+    metric = metrics.get(true_probability, losses.CategoricalCrossentropy(), (2,))
+    assert metric.name == "true_probability"
+    z = np.log(np.array([[0.25, 0.75], [0.5, 0.5]], "float32"))
+    assert total(backend, metric, z, np.eye(2)[[1, 0]], True) == pytest.approx(0.625)
+    assert total(backend, metric, np.exp(z), np.eye(2)[[1, 0]]) == pytest.approx(0.625)
+    assert seen["t"].dtype == np.float32 and backend.to_numpy(seen["t"]).tolist() == [[0, 1], [1, 0]]
+
+
+def test_a_metric_of_your_own(backend):
+    class Bias(metrics.Metric):
+        name = "bias"
+
+        def each(self, xp, y, t):
+            return y - t
+
+    mine = Bias()
+    metric = metrics.get(mine, losses.MeanSquaredError(), (1,))
+    assert metric.name == "bias" and mine.loss is None  # the user's own is not touched
+    assert total(backend, metric, np.array([[1.0], [4.0]]), [0, 1]) == 2.0
+
+
+def test_names():
+    sparse, binary, mse = (losses.get(n) for n in ("sparse_categorical_crossentropy", "binary_crossentropy", "mse"))
+    for spec, loss, out_shape, kind in (
+        ("accuracy", sparse, (10,), metrics.CategoricalAccuracy),
+        ("acc", losses.SoftmaxCrossEntropy(), (10,), metrics.CategoricalAccuracy),
+        ("accuracy", sparse, (1,), metrics.CategoricalAccuracy),
+        ("accuracy", binary, (10,), metrics.BinaryAccuracy),
+        ("accuracy", mse, (1,), metrics.BinaryAccuracy),
+        ("accuracy", mse, (10,), metrics.CategoricalAccuracy),
+        ("categorical_accuracy", sparse, (10,), metrics.CategoricalAccuracy),
+        ("sparse_categorical_accuracy", sparse, (10,), metrics.CategoricalAccuracy),
+        ("binary_accuracy", binary, (10,), metrics.BinaryAccuracy),
+        ("top_k", sparse, (10,), metrics.TopKAccuracy),
+    ):
+        metric = metrics.get(spec, loss, out_shape)
+        assert type(metric) is kind and metric.name == spec and metric.loss is loss
+    assert metrics.TopKAccuracy(3).name == "top_3_accuracy" and metrics.TopKAccuracy(3, name="best").name == "best"
+
+
+def test_correct(backend):
+    logits, labels = draw(N, K, seed=8), np.arange(N) % K
+    found = metrics.correct(backend.asarray(logits), backend.asarray(labels))
+    assert int(backend.to_numpy(found)) == counted(logits, labels) * N
+
+
+@pytest.mark.skipif(bool(standin.MISSING), reason=f"stand-in: {standin.MISSING}")
+@pytest.mark.parametrize("loss", ["categorical_crossentropy", "binary_crossentropy", "mse"])
+@pytest.mark.parametrize("spec", ["accuracy", "top_k", "binary_accuracy", "mse", "mae"])
+def test_metrics_can_be_recorded_as_a_graph(spec, loss):
+    backend = standin.install()
+    loss = losses.get(loss)
+    metric = metrics.get(spec, loss, (K,))
+    y, t = backend.asarray(draw(N, K, dtype="float32")), np.eye(K)[np.arange(N) % K]
+    t = backend.asarray(loss.targets(t, N, (K,), "t"))
+    launch, result = standin.record(backend, lambda: metric.total(backend, y, t, loss.absorbs is not None))
+    y[...] = y * -1.0
+    launch()
+    expected = metric.total(backend, y, t, loss.absorbs is not None)
+    assert backend.to_numpy(result).tolist() == backend.to_numpy(expected).tolist()
+
+
+# ---------------------------------------------------------------------- what cannot be
+
+KNOWN = (
+    "'accuracy', 'acc', 'categorical_accuracy', 'sparse_categorical_accuracy', 'binary_accuracy', 'top_k', 'mse', "
+    "'mean_squared_error', 'mae', 'mean_absolute_error'"
+)
+
+
+def per_position(xp, y, t):
+    return y - t
+
+
+Y, MSE = np.zeros((2, 3)), losses.MeanSquaredError()
+MISTAKES = {
+    "a name": (
+        lambda b: metrics.get("auc", MSE, (1,)), ConfigError,
+        f"metric: expected {KNOWN}, a function f(xp, y, t) or an instance of xconv.metrics.Metric. Received: 'auc'",
+    ),
+    "a class": (
+        lambda b: metrics.get(metrics.TopKAccuracy, MSE, (1,)), ConfigError,
+        "metric: expected an instance, as TopKAccuracy(), not the class. "
+        "Received: <class 'xconv.metrics.TopKAccuracy'>",
+    ),
+    "k of 0": (
+        lambda b: metrics.TopKAccuracy(0), ConfigError, "TopKAccuracy: k must be an integer >= 1. Received: 0",
+    ),
+    "a function of every position": (
+        lambda b: total(b, metrics.get(per_position, MSE, (3,)), Y, Y), ShapeError,
+        "metric 'per_position': expected one value per example, an array of shape (2,). "
+        "Received: array of shape (2, 3), dtype float64",
+    ),
+    "a function of the batch": (
+        lambda b: total(b, metrics.get(lambda xp, y, t: 0.5, MSE, (3,)), Y, Y), ShapeError,
+        "metric '<lambda>': expected one value per example, an array of shape (2,). Received: 0.5",
+    ),
+    "an error of labels": (
+        lambda b: total(b, metrics.get("mae", losses.SparseCategoricalCrossentropy(), (3,)), Y, [0, 1]), ShapeError,
+        "mae: expected targets of the outputs' shape (2, 3). Received: array of shape (2,), dtype int64",
+    ),
+    "yes or no of labels": (
+        lambda b: total(b, metrics.get("binary_accuracy", losses.SoftmaxCrossEntropy(), (3,)), Y, [0, 1]), ShapeError,
+        "binary_accuracy: expected targets of the outputs' shape (2, 3). Received: array of shape (2,), dtype int64",
+    ),
+    "a column of labels": (
+        lambda b: metrics.CategoricalAccuracy().total(b, b.asarray(Y), b.asarray([[0], [1]]), False), ShapeError,
+        "categorical_accuracy: expected labels of shape (2,) or rows of (2, 3). "
+        "Received: array of shape (2, 1), dtype int64",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_metrics_that_cannot_be(backend, mistake):
+    act, kind, text = MISTAKES[mistake]
+    message(kind, text, lambda: act(backend))
