@@ -1,4 +1,4 @@
-"""What is asked of every image: finite, in the model's dtype too, and no raw bytes without a warning; and `described`."""
+"""What is asked of every image: finite, in the model's dtype too, and a warning for raw bytes; and `described`."""
 
 from __future__ import annotations
 

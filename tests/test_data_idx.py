@@ -98,19 +98,24 @@ def test_random_damage_raises_nothing_but_fileerror(tmp_path):
 def test_without_a_hash_gzip_still_checks_its_own(tmp_path):
     damaged = bytearray(gzip.compress(idx(IMAGES)))
     damaged[-5] ^= 1  # the CRC
-    refused(tmp_path / "a", bytes(damaged), "whole IDX file.*CRC")
+    refused(tmp_path / "a", bytes(damaged), "whole IDX file.*CRC.*; the file was cut or altered: replace it$")
 
 
 @pytest.mark.parametrize(
     ("content", "match"),
     [
-        (idx(IMAGES) + b"\0", "24 bytes after the header. Received: more"),
+        (idx(IMAGES) + b"\0", "24 bytes after the header. Received: more.*; the file was cut or altered: replace it$"),
         (gzip.compress(idx(IMAGES) + b"\0"), "24 bytes after the header. Received: more"),
-        (gzip.compress(idx(IMAGES)) + b"junk", "whole IDX file"),
-        (idx(IMAGES)[:-1], "expected 24 bytes.* more than 23"),
-        (gzip.compress(idx(IMAGES)[:-1]), "expected 24 bytes.*only 23"),
-        (b"", "an empty file"),
-        (b"\x7fELF" + bytes(20), "expected an IDX file: 00 00.*7f 45 4c 46"),
+        (gzip.compress(idx(IMAGES)) + b"junk", "whole IDX file.*; the file was cut or altered: replace it$"),
+        (idx(IMAGES)[:-1], "expected 24 bytes.* more than 23; the file was cut or altered: replace it$"),
+        (gzip.compress(idx(IMAGES)[:-1]), "expected 24 bytes.*only 23; the file was cut or altered: replace it$"),
+        (gzip.compress(idx(IMAGES))[:-9], "whole IDX file.*; the file was cut or altered: replace it$"),
+        (b"", "an empty file$"),
+        (b"<!DOCTYPE html><html>", "3c 21 44 4f; this looks like a web page: fetch the file itself$"),
+        (b"\n\n<html>", "; this looks like a web page: fetch the file itself$"),
+        (b"\xef\xbb\xbf<html>", "; this looks like a web page: fetch the file itself$"),
+        (gzip.compress(b"<html>not found</html>"), "3c 68 74 6d; this looks like a web page: fetch the file itself$"),
+        (b"\x7fELF" + bytes(20), "expected an IDX file: 00 00.*7f 45 4c 46$"),
         (b"\0\0\x07\x01\0\0\0\x01\0", "type code"),
         (b"\0\0\x08\x00\0", "rank from 1 to 8"),
         (b"\0\0\x08\x09" + bytes(36), "rank from 1 to 8"),
@@ -126,7 +131,9 @@ def test_refused(tmp_path, content, match):
 def test_shape_and_hash_are_held(tmp_path):
     refused(tmp_path / "a", idx(IMAGES), r"shape \(2, 4, 4\). Received: .*\(2, 3, 4\)", shape=(2, 4, 4))
     refused(tmp_path / "a", idx(IMAGES), r"shape \(any, 3\)", shape=(None, 3))
-    refused(tmp_path / "a", idx(IMAGES), "SHA-256 00", sha256="00")
+    refused(tmp_path / "a", idx(IMAGES), "SHA-256 00.*; the file was cut or altered: replace it$", sha256="00")
+    refused(tmp_path / "a", idx(IMAGES), "; the file was cut or altered: ask Ann$", sha256="00", cure="ask Ann")
+    refused(tmp_path / "a", idx(IMAGES), "; the file was cut or altered$", sha256="00", cure="")
     (tmp_path / "a").write_bytes(idx(IMAGES))
     assert read_idx(tmp_path / "a", shape=(None, 3, 4)).shape == (2, 3, 4)
 

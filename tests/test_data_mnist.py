@@ -96,8 +96,16 @@ def test_a_damaged_sample_is_refused(tmp_path, monkeypatch, damage):
     monkeypatch.setattr(mnist, "SAMPLE", tmp_path / "s")
     file = tmp_path / "s" / f"{FILES[2]}.gz"
     file.write_bytes(damage(file.read_bytes()))
-    with pytest.raises(FileError, match=FILES[2]):
+    with pytest.raises(FileError, match=FILES[2]) as caught:
         data.load()
+    cure = "; the file was cut or altered: install xconv anew, with pip install --force-reinstall xconv"
+    assert str(caught.value).endswith(cure) or not file.stat().st_size
+
+
+def test_a_data_set_is_shown_on_one_line():
+    assert repr(data.load()) == (
+        "DataSet('mnist-sample': 10000 training and 10000 test images of 1x28x28 bytes, 10 classes)"
+    )
 
 
 # ---------------------------------------------------------------------- small stand-ins for the full sets
@@ -143,7 +151,8 @@ def test_data_dir_with_other_content_is_refused(small, tmp_path, monkeypatch):
     (tmp_path / "mnist").mkdir()
     for file, content in CONTENT.items():
         (tmp_path / "mnist" / file).write_bytes(content[:-1] + b"\xff")
-    with pytest.raises(FileError, match="expected content of SHA-256"):
+    cure = "; the file was cut or altered: replace it, or unset XCONV_DATA_DIR to have it downloaded$"
+    with pytest.raises(FileError, match=f"expected content of SHA-256.*{cure}"):
         data.load("mnist")
 
 
@@ -256,7 +265,22 @@ def test_when_all_fail_the_error_says_what_to_do_and_nothing_is_kept(mirrors):
     message = str(caught.value)
     assert "\n" not in message and message.count("404") == 2
     assert "XCONV_DATA_DIR" in message and "mnist-sample" in message and "/a/" in message and "/b/" in message
-    assert cached(folder) == []
+    assert cached(folder) == [] and "damaged" not in message
+
+
+def test_when_all_fail_and_the_cache_is_damaged_the_error_says_so(mirrors):
+    folder, answers, _ = mirrors
+    data.load("mnist")
+    rotten = folder / f"{FILES[1]}.gz"
+    rotten.write_bytes(b"rotten")
+    answers[f"/a/{FILES[1]}.gz"] = gzip.compress(CONTENT[FILES[1]])[:-3]
+    del answers[f"/b/{FILES[1]}.gz"]
+    with pytest.raises(FileError) as caught:
+        data.load("mnist")
+    message = str(caught.value)
+    assert f"no mirror gave it. The one in the cache, {rotten}, is damaged. Set XCONV_DATA_DIR" in message
+    assert "the file was cut or altered; http" in message  # of the first mirror's, which nobody could replace
+    assert cached(folder) == ALL
 
 
 def test_offline(mirrors, monkeypatch, capfd):

@@ -27,7 +27,16 @@ from xconv.errors import ConfigError, DTypeError, FileError, described
 from xconv.files import replacing
 
 FORMAT = "1"
+DAMAGED = "it was cut or altered: restore it from a copy"
 _KEY = "xconv"
+_OTHERS = {  # how other files begin
+    b"\x80": "a pickle, which xconv does not read, since it can run code",
+    b"PK": "a zip archive, as .npz, .pt and .keras are",
+    b"\x89HDF": "an HDF5 file",
+    b"\x93NUMPY": "an .npy file",
+    b"version https://": "a pointer of Git LFS; fetch the file itself with 'git lfs pull'",
+    b"<": "what looks like a web page; fetch the file itself",
+}
 _DTYPES = (
     "float64",
     "float32",
@@ -76,14 +85,28 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str,
             names = sorted(file.keys())
             if names != sorted(about["tensors"]):
                 raise FileError(
-                    f"{path}: expected the tensors {described(sorted(about['tensors']))}. Received: {described(names)}"
+                    f"{path}: expected the tensors {described(sorted(about['tensors']))}. "
+                    f"Received: {described(names)}; {DAMAGED}"
                 )
             tensors = {name: _checked(path, name, file.get_tensor(name), about["tensors"][name]) for name in names}
     except FileError:
         raise
-    except (OSError, SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise FileError(f"{path}: expected a whole safetensors file. Received: {error}") from error
+    except OSError as error:
+        raise FileError(f"{path}: expected a file that can be read. Received: {error}") from error
+    except (SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise FileError(f"{path}: expected a whole safetensors file. Received: {_received(path, error)}") from error
     return {name: tensors[name] for name in about["tensors"]}, about["metadata"]
+
+
+def _received(path: Path, error: Exception) -> str:
+    """What a file is that the library cannot open: another kind, told by how it begins, or a damaged one of ours."""
+    with path.open("rb") as file:
+        start = file.read(16)
+    if start[8:9] != b"{":  # where ours have their header, after its length
+        for magic, kind in _OTHERS.items():
+            if start.startswith(magic):
+                return kind
+    return f"{error}; {DAMAGED}"
 
 
 # ---------------------------------------------------------------------- the header
@@ -133,14 +156,17 @@ def _unsealed(path: Path, text: str | None) -> dict[str, Any]:
         body = {key: value for key, value in header.items() if key != "sha256"}
         whole = _sealed(body) == text
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise FileError(f"{path}: expected a header in JSON. Received: {described(text)} ({error})") from error
+        raise FileError(
+            f"{path}: expected a header in JSON. Received: {described(text)} ({error}); {DAMAGED}"
+        ) from error
     if isinstance(version, str) and version.isdecimal() and int(version) > int(FORMAT):
         raise FileError(
             f"{path}: expected format {FORMAT}, the newest this xconv reads; upgrade xconv. Received: format {version}"
         )
     if not whole or version != FORMAT:
         raise FileError(
-            f"{path}: expected an unaltered header of format {FORMAT}. Received: one whose hash does not match"
+            f"{path}: expected an unaltered header of format {FORMAT}. Received: one whose hash does not match; "
+            f"{DAMAGED}"
         )
     return body
 
@@ -149,5 +175,7 @@ def _checked(path: Path, name: str, tensor: np.ndarray, expected: dict[str, Any]
     received = _about(np.asarray(tensor, order="C"))
     if received != expected:
         key = next(key for key in ("dtype", "shape", "sha256") if received[key] != expected[key])
-        raise FileError(f"{path}: tensor {name!r}: expected {key} {expected[key]}. Received: {received[key]}")
+        raise FileError(
+            f"{path}: tensor {name!r}: expected {key} {expected[key]}. Received: {received[key]}; {DAMAGED}"
+        )
     return tensor

@@ -60,9 +60,14 @@ def output_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         probe.touch()
         probe.unlink()
     except OSError as error:
+        reason = error.strerror or str(error)
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            reason = "a file is in the way"
+        elif not path.is_dir():
+            parent = next((folder for folder in path.absolute().parents if folder.is_dir()), path.absolute().parent)
+            reason = f"a place in {parent}, where no folder can be made ({reason})"
         _remove_empty(missing)
-        reason = "a file is in the way" if isinstance(error, FileExistsError | NotADirectoryError) else error.strerror
-        raise FileError(f"{path}: expected a folder that can be written to. Received: {reason or error}") from error
+        raise FileError(f"{path}: expected a folder that can be written to. Received: {reason}") from error
     try:
         yield path
     except BaseException:

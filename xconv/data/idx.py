@@ -25,6 +25,7 @@ MAX_RANK = 8
 _GZIP_MAGIC = b"\x1f\x8b"
 _MOST_DEFLATE_EXPANDS = 1032  # bytes out for a byte in, at the very most (zlib's own technical notes)
 _PIECE = 1 << 20
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # which web pages may begin with
 
 
 def read_idx(
@@ -33,15 +34,18 @@ def read_idx(
     shape: tuple[int | None, ...] | None = None,
     dtype: str = "uint8",
     sha256: str | None = None,
+    cure: str = "replace it",
 ) -> np.ndarray:
     """The array in an IDX file, plain or gzipped, in native byte order.
 
     `shape` is what the header must declare, None standing for any size; `sha256` is the hex digest of the decompressed
-    file. FileError, naming the file, what was expected and what came, where the file is missing, is not IDX, holds
-    another shape or type, is shorter or longer than its header says, or has another hash. Memory stays within the
-    array's size, and a header that declares more than the file can hold is refused before anything is allocated.
+    file, and `cure` what the message about a damaged file advises. FileError, naming the file, what was expected and
+    what came, where the file is missing, is not IDX, holds another shape or type, is shorter or longer than its header
+    says, or has another hash. Memory stays within the array's size, and a header that declares more than the file can
+    hold is refused before anything is allocated.
     """
     path = Path(path)
+    damaged = f"the file was cut or altered{cure and ': '}{cure}"
     try:
         if not path.is_file():
             raise FileError(
@@ -52,10 +56,12 @@ def read_idx(
             raw.seek(0)
             bound = path.stat().st_size * (_MOST_DEFLATE_EXPANDS if packed else 1)
             stream: io.BufferedIOBase = gzip.GzipFile(fileobj=raw) if packed else raw
-            return _read(stream, path, bound, shape, np.dtype(dtype), sha256)
+            return _read(stream, path, bound, shape, np.dtype(dtype), sha256, damaged)
     except FileError:
         raise
-    except (OSError, EOFError, MemoryError, zlib.error) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise FileError(f"{path}: expected a whole IDX file. Received: {error}; {damaged}") from error
+    except (OSError, MemoryError) as error:
         raise FileError(f"{path}: expected a whole IDX file. Received: {error or type(error).__name__}") from error
 
 
@@ -66,6 +72,7 @@ def _read(
     shape: tuple[int | None, ...] | None,
     dtype: np.dtype,
     sha256: str | None,
+    damaged: str,
 ) -> np.ndarray:
     """The array in `stream`, which cannot hold more than `bound` bytes."""
     header, declared, stored = _header(stream, path)
@@ -78,7 +85,7 @@ def _read(
     if len(header) + expected > bound:
         raise FileError(
             f"{path}: expected {expected} bytes after the header, which declares shape {declared}. "
-            f"Received: a file that cannot hold more than {max(bound - len(header), 0)}"
+            f"Received: a file that cannot hold more than {max(bound - len(header), 0)}; {damaged}"
         )
     # np.empty only reserves: pages are touched as bytes arrive, so a header that lies costs no more than the content.
     array = np.empty(declared, stored)
@@ -88,13 +95,13 @@ def _read(
     while got < expected:
         n = stream.readinto(view[got : got + _PIECE])
         if not n:
-            raise FileError(f"{path}: expected {expected} bytes after the header. Received: only {got}")
+            raise FileError(f"{path}: expected {expected} bytes after the header. Received: only {got}; {damaged}")
         digest.update(view[got : got + n])
         got += n
     if stream.read(1):
-        raise FileError(f"{path}: expected {expected} bytes after the header. Received: more than that")
+        raise FileError(f"{path}: expected {expected} bytes after the header. Received: more than that; {damaged}")
     if sha256 is not None and digest.hexdigest() != sha256:
-        raise FileError(f"{path}: expected content of SHA-256 {sha256}. Received: {digest.hexdigest()}")
+        raise FileError(f"{path}: expected content of SHA-256 {sha256}. Received: {digest.hexdigest()}; {damaged}")
     return array.astype(dtype, copy=False)
 
 
@@ -102,9 +109,11 @@ def _header(stream: io.BufferedIOBase, path: Path) -> tuple[bytes, tuple[int, ..
     """The header's bytes, and the shape and type it declares."""
     start = stream.read(4)
     if len(start) < 4 or start[:2] != b"\0\0" or start[2] not in CODES or not 1 <= start[3] <= MAX_RANK:
+        page = start.removeprefix(_BYTE_ORDER_MARK).lstrip()[:1] == b"<"
         raise FileError(
             f"{path}: expected an IDX file: 00 00, a type code ({', '.join(f'{c:02x}' for c in CODES)}), "
             f"a rank from 1 to {MAX_RANK}. Received: {start.hex(' ') or 'an empty file'}"
+            f"{'; this looks like a web page: fetch the file itself' if page else ''}"
         )
     rank = start[3]
     sizes = stream.read(4 * rank)

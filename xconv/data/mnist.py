@@ -22,7 +22,7 @@ CLOTHES = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class DataSet:
     """Images x uint8[N, C, H, W], 0 to 255, and labels t int64[N], for training and for testing.
 
@@ -41,6 +41,13 @@ class DataSet:
     def __post_init__(self) -> None:
         for array in (self.x_train, self.t_train, self.x_test, self.t_test):
             array.flags.writeable = False
+
+    def __repr__(self) -> str:
+        shape = "x".join(map(str, self.image_shape))
+        return (
+            f"DataSet({self.name!r}: {len(self.x_train)} training and {len(self.x_test)} test images of {shape} bytes, "
+            f"{len(self.classes)} classes)"
+        )
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -156,7 +163,11 @@ def load(name: str = "mnist-sample") -> DataSet:
     """
     if name == "mnist-sample":
         folder, source = SAMPLE, _SAMPLE
-        arrays = [read_idx(folder / f"{file}.gz", shape=shape, sha256=sha256) for file, shape, sha256 in source.files]
+        cure = "install xconv anew, with pip install --force-reinstall xconv"
+        arrays = [
+            read_idx(folder / f"{file}.gz", shape=shape, sha256=sha256, cure=cure)
+            for file, shape, sha256 in source.files
+        ]
     elif isinstance(name, str) and name in _SOURCES:
         source = _SOURCES[name]
         root = os.environ.get("XCONV_DATA_DIR")
@@ -164,7 +175,8 @@ def load(name: str = "mnist-sample") -> DataSet:
         if root:
             paths = [_found(folder, file) for file, _, _ in source.files]
             wanted = zip(paths, source.files, strict=True)
-            arrays = [read_idx(path, shape=shape, sha256=sha256) for path, (_, shape, sha256) in wanted]
+            cure = "replace it, or unset XCONV_DATA_DIR to have it downloaded"
+            arrays = [read_idx(path, shape=shape, sha256=sha256, cure=cure) for path, (_, shape, sha256) in wanted]
         else:
             arrays = [_cached(folder, source.mirrors, *file) for file in source.files]
     else:
@@ -206,11 +218,14 @@ def _found(folder: Path, file: str) -> Path:
 def _cached(folder: Path, mirrors: tuple[str, ...], file: str, shape: tuple[int, ...], sha256: str) -> np.ndarray:
     """The array of `file` in the cache, brought there first where it is missing or damaged."""
     path = folder / f"{file}.gz"
-    read = partial(read_idx, shape=shape, sha256=sha256)
+    read = partial(read_idx, shape=shape, sha256=sha256, cure="delete it, and it will be fetched again")
     try:
         return read(path)
     except FileError:
         limit = math.prod(shape) + 4096  # what cannot be packed grows a little
         cure = f"Set XCONV_DATA_DIR to a folder that holds {folder.name}/{path.name}, or use 'mnist-sample'"
-        download([mirror + path.name for mirror in mirrors], path, read, limit, cure)
+        if path.exists():
+            cure = f"The one in the cache, {path}, is damaged. {cure}"
+        check = partial(read, cure="")
+        download([mirror + path.name for mirror in mirrors], path, check, limit, cure)
         return read(path)
