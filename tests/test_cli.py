@@ -115,7 +115,7 @@ def test_on_a_terminal_there_is_a_bar_that_fits_80_columns(tmp_path):
     out = process.communicate(timeout=60)[0]
     bars = [line.strip() for line in re.split(r"[\r\n]+", shown.decode()) if "epoch 1/1" in line]
     assert process.returncode == 0 and len(bars) > 2
-    assert re.search(r"epoch 1/1 \|.+\| [\d.]+k? images/s  loss 0\.\d+  acc 0\.\d+  test 0\.\d+$", bars[-1])
+    assert re.search(r"epoch 1/1 \|.+\| [\d.]+k? images/s  loss 0\.\d+  acc 0\.\d+  val_acc 0\.\d+$", bars[-1])
     assert max(map(len, bars)) <= 80
     assert b"images/s" in out and b"\r" not in out
 

@@ -51,7 +51,10 @@ def test_train_on_the_sample(tmp_path):
     assert net.accuracy(x, t) == pytest.approx(result["test_accuracy"], abs=2e-4)
 
     assert "preparing kernels" in done.stderr and "ready after" in done.stderr
-    assert re.search(r"epoch 1/1: loss 0\.\d{4}, accuracy 0\.\d{4}; test .* images/s", done.stderr)
+    assert re.search(
+        r"epoch 1/1: loss 0\.\d{4}  accuracy 0\.\d{4}  val_loss 0\.\d{4}  val_acc\w+ 0\.\d{4}  [\d,]+ images/s",
+        done.stderr,
+    )
     assert "\r" not in done.stderr  # no bar where nobody looks
 
 
@@ -158,13 +161,13 @@ def test_interrupted_while_training(tmp_path, signum, code):
 
 
 def test_interrupted_in_the_first_epoch(run, few, monkeypatch):
-    original = Brake.on_step_end
+    original = Brake.on_train_batch_end
 
     def step(self, *args):
         os.kill(os.getpid(), signal.SIGTERM)
         original(self, *args)
 
-    monkeypatch.setattr(Brake, "on_step_end", step)
+    monkeypatch.setattr(Brake, "on_train_batch_end", step)
     before = signal.getsignal(signal.SIGTERM)
     code, out, err = run(*QUICK, "--out", "run")
     assert (code, out) == (143, "") and "interrupted in epoch 1 after step 1" in err
@@ -184,7 +187,21 @@ def test_interrupted_before_training(run, monkeypatch):
 
 def test_asked_twice_it_stops_at_once():
     with Brake() as brake:
-        brake.on_train_begin(1, 1)
+        brake.on_train_begin()
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(Stopped):
             os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_asked_while_testing_the_epoch_is_kept(last):
+    with Brake() as brake:
+        brake.on_train_begin()
+        brake.on_epoch_begin(0)
+        brake.on_train_batch_end(6)
+        os.kill(os.getpid(), signal.SIGTERM)
+        brake.on_epoch_end(0, {})  # callbacks that come later hear of this epoch
+        with pytest.raises(Stopped) as stopped:
+            brake.on_train_end() if last else brake.on_epoch_begin(1)
+        assert (stopped.value.code, brake.epoch, brake.step) == (143, 1, 7)
+        brake.on_train_end()  # says it once

@@ -93,8 +93,10 @@ class ProgressBar(Callback):
         speed = f"{tqdm.format_sizeof(rate)} images/s  "
         # Wide as it likes in a notebook, whose widget has no columns, and where nobody knows the width.
         columns = None if hasattr(self.bar, "container") else self.bar.format_dict["ncols"]
-        room = columns - len(f"{self.bar.desc}  {speed}") - _BAR if columns else math.inf
-        text = speed + in_words(logs, room)
+        room = columns - len(f"{self.bar.desc}  ") - _BAR if columns else math.inf
+        text = speed + in_words(logs, room - len(speed))
+        if len(text) > room:
+            text = in_words(logs, room)
         self.bar.bar_format = "{desc} |{bar}| " + text.replace("{", "{{").replace("}", "}}")
 
     def on_train_end(self, logs: Mapping[str, float] | None = None) -> None:

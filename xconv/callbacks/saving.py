@@ -16,7 +16,7 @@ from xconv.callbacks.monitored import Monitored, number, say
 from xconv.errors import ConfigError, FileError, described
 from xconv.shapes import positive
 
-_FOREIGN = (".h5", ".hdf5", ".keras")
+_FOREIGN = (".h5", ".hdf5", ".keras", ".pkl", ".pickle")  # what model.save refuses, before anything is trained
 
 
 class ModelCheckpoint(Monitored):
