@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import pickle
+import textwrap
+import warnings
+
 import numpy as np
 import pytest
 
 from tests import reference
 from tests.checks import close, draw
 from xconv import book, data
-from xconv.errors import BackendError, ShapeError
+from xconv.errors import BackendError, FileError, ShapeError
 
 SMALL = {"conv_param": {"filter_num": 6, "filter_size": 5, "pad": 0, "stride": 1}, "hidden_size": 20}
 
@@ -174,6 +178,36 @@ def test_params_are_saved_without_pickle(backend, mnist, tmp_path):
     other = book.SimpleConvNet(**SMALL, backend="numpy", seed=2)
     other.load_params(tmp_path / "params.safetensors")
     np.testing.assert_allclose(other.predict(x[:5]), network.predict(x[:5]), rtol=1e-4, atol=1e-6)
+
+
+def test_the_books_own_pickle_is_not_read_and_the_message_says_how_to_convert_it(backend, mnist, tmp_path):
+    (x, _), _ = mnist
+    network, wanted = (book.SimpleConvNet(**SMALL, backend=backend, seed=seed) for seed in (1, 2))
+    path = tmp_path / "params.pkl"
+    path.write_bytes(pickle.dumps(wanted.params.to_numpy()))  # as the book's save_params does
+    before = network.params.to_numpy()
+    with pytest.raises(FileError, match=r"Received: a pickle, which xconv does not read") as caught:
+        network.load_params(path)
+    for name, array in network.params.to_numpy().items():
+        np.testing.assert_array_equal(array, before[name])
+    program = textwrap.dedent(str(caught.value).partition("\n")[2])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # the short program leaves closing to Python
+        exec(program, {"network": network, "pickle": pickle})
+    np.testing.assert_array_equal(network.predict(x[:5]), wanted.predict(x[:5]))
+    other = book.SimpleConvNet(**SMALL, backend=backend, seed=3)
+    with pytest.warns(UserWarning, match=r"using params\.safetensors instead"):
+        other.load_params(path)
+    np.testing.assert_array_equal(other.predict(x[:5]), wanted.predict(x[:5]))
+
+
+def test_a_pickle_that_is_not_there(tmp_path):
+    network = book.SimpleConvNet(**SMALL, backend="numpy")
+    with (
+        pytest.warns(UserWarning, match="neither"),
+        pytest.raises(FileError, match=r"params\.safetensors.*no such file"),
+    ):
+        network.load_params(tmp_path / "params.pkl")
 
 
 def test_numerical_gradient_of_the_network(backend):

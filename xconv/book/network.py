@@ -11,7 +11,7 @@ import numpy as np
 
 from xconv import initializers
 from xconv.backend import Backend
-from xconv.errors import ConfigError, described
+from xconv.errors import ConfigError, FileError, described
 from xconv.layers import Conv2D, Dense, Flatten, MaxPool2D, ReLU
 from xconv.losses import SoftmaxCrossEntropy
 from xconv.models import Sequential
@@ -96,13 +96,25 @@ class SimpleConvNet(Sequential):
         self.save(_no_pickle(file_name))
 
     def load_params(self, file_name: str | Path = "params.safetensors") -> None:
-        """Read what `save_params` wrote. Nothing is ever unpickled."""
-        self.load_weights(_no_pickle(file_name))
+        """Read what `save_params` wrote. Nothing is ever unpickled: FileError says how to convert the book's files."""
+        path = Path(file_name)
+        if _is_pickle(path) and path.exists() and not path.with_suffix(".safetensors").exists():
+            raise FileError(
+                f"{path}: expected a safetensors file, which save_params writes. Received: a pickle, which xconv does "
+                "not read, since it can run code. If you trust it, convert it once:\n"
+                f"    network.params.update(pickle.load(open({str(path)!r}, 'rb')))\n"
+                f"    network.save_params({str(path.with_suffix('.safetensors'))!r})"
+            )
+        self.load_weights(_no_pickle(path))
+
+
+def _is_pickle(path: Path) -> bool:
+    return path.suffix.lower() in (".pkl", ".pickle")
 
 
 def _no_pickle(file_name: str | Path) -> Path:
     path = Path(file_name)
-    if path.suffix.lower() not in (".pkl", ".pickle"):
+    if not _is_pickle(path):
         return path
     safe = path.with_suffix(".safetensors")
     warnings.warn(
