@@ -73,6 +73,13 @@ def test_a_mask_depends_on_its_place_alone(backend):
     assert len({image.tobytes() for image in images}) == 4  # and its images have masks of their own
 
 
+def test_a_half_equal_to_the_threshold_is_kept(backend):
+    halves = [int(half) for half in streams.mask_words(1, 0, 0, 16)]
+    for i, half in enumerate(halves):
+        assert dropped(backend, np.ones(16, "float32"), half / 2**32)[i] > 0
+        assert dropped(backend, np.ones(16, "float32"), (half + 1) / 2**32)[i] == 0
+
+
 def test_rate_0_keeps_everything(backend, dtype):
     x = backend.asarray(draw(3, 7, dtype=dtype))
     y = backend.dropout(x, 0.0, 1, at(backend, 0), 0)

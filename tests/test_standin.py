@@ -53,6 +53,90 @@ def test_numpy_functions_stay_on_the_device(xp):
     assert a.sum().shape == () and isinstance(a[0], xp.ndarray)
 
 
+LAYER_WORK = {  # what layers and losses are written with, each as NumPy has it too
+    "exp": lambda xp, a, b: xp.exp(a), "tanh": lambda xp, a, b: xp.tanh(a), "log": lambda xp, a, b: xp.log(xp.abs(a)),
+    "sign": lambda xp, a, b: xp.sign(a), "sqrt": lambda xp, a, b: xp.sqrt(a * a), "abs": lambda xp, a, b: abs(-a),
+    "where": lambda xp, a, b: xp.where(a > 0, a, 0.1 * a), "where of two": lambda xp, a, b: xp.where(a < b, a, b),
+    "minimum": lambda xp, a, b: xp.minimum(a, b), "maximum": lambda xp, a, b: xp.maximum(a, 0.0),
+    "clip": lambda xp, a, b: xp.clip(a, -0.5, 0.5), "its method": lambda xp, a, b: a.clip(0, None),
+    "concatenate": lambda xp, a, b: xp.concatenate([a, b], axis=1),
+    "all in a line": lambda xp, a, b: xp.concatenate((a, b), None),
+    "zeros_like": lambda xp, a, b: xp.zeros_like(a) + xp.ones_like(b),
+    "sum": lambda xp, a, b: a.sum(axis=(2, 3), keepdims=True), "of all": lambda xp, a, b: xp.sum(a),
+    "mean": lambda xp, a, b: xp.mean(a, axis=(0, 2, 3)), "max": lambda xp, a, b: a.max(axis=(2, 3)),
+    "max, kept": lambda xp, a, b: xp.max(a, axis=1, keepdims=True), "var": lambda xp, a, b: a.var(axis=(0, 2)),
+    "broadcasting": lambda xp, a, b: (1 - a) * b[:1, :1] / 3 + 2.0**b.sum(axis=(2, 3))[:, :, None, None],
+    "comparisons": lambda xp, a, b: (a >= b) & (a != 0) | ~(a <= 1), "times a mask": lambda xp, a, b: a * (b > 0),
+    "mask plus mask": lambda xp, a, b: (a > 0).sum(axis=0), "steps": lambda xp, a, b: a[:, ::-1, 1::2, ::3] * 2,
+    "transpose": lambda xp, a, b: xp.ascontiguousarray(a.transpose(0, 2, 3, 1)).reshape(2, -1) + 1,
+    "rounding away": lambda xp, a, b: a.astype("float64").sum(), "power": lambda xp, a, b: (a * a + 1) ** -0.5,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAYER_WORK)
+def test_what_layers_are_written_with(xp, name):
+    a, b = np.random.default_rng(0).standard_normal((2, 2, 3, 4, 5)).astype("float32")
+    expected = LAYER_WORK[name](np, a, b)
+    got = LAYER_WORK[name](xp, xp.asarray(a), xp.asarray(b))
+    assert isinstance(got, xp.ndarray) and got.flags.c_contiguous
+    assert (got.dtype, got.shape) == (expected.dtype, expected.shape)
+    assert np.array_equal(got.get(), expected)
+
+
+def test_results_are_put_where_out_says(xp):
+    a = xp.asarray(np.arange(6, dtype="float32").reshape(2, 3))
+    out, total = xp.empty((2, 3), "float32"), xp.empty((2,), "float32")
+    for result in (
+        xp.maximum(a, 2, out=out),
+        xp.clip(a, 2, None, out),
+        xp.multiply(a, 1.0, out=out),
+        xp.exp(a, out=out),
+    ):
+        assert result is out
+    assert np.array_equal(out.get(), np.exp(np.arange(6, dtype="float32")).reshape(2, 3))
+    assert a.sum(axis=1, out=total) is total and total.get().tolist() == [3.0, 12.0]
+    assert xp.max(a, 1, total) is total and total.get().tolist() == [2.0, 5.0]
+    with pytest.raises(TypeError):
+        xp.maximum(a, 2, out=np.empty((2, 3), "float32"))
+    with pytest.raises(TypeError, match="same_kind"):
+        xp.exp(a, out=xp.empty((2, 3), "int64"))
+
+
+def test_what_numpy_takes_and_cupy_does_not(xp):
+    a = xp.ones((2, 3), "float32")
+    for refused in (
+        lambda: xp.maximum(a, 0, where=a > 0), lambda: xp.maximum(a, [1.0, 2.0, 3.0]), lambda: a.sum(where=a > 0),
+        lambda: a.max(axis=0, initial=0.0), lambda: xp.sum([1.0, 2.0]), lambda: xp.concatenate([a, [[1.0] * 3]]),
+        lambda: xp.clip(a, a_min=0), lambda: xp.where(a > 0, a, 0, out=a), lambda: xp.mean(a, 0, None, None, 0, 0),
+    ):  # fmt: skip
+        with pytest.raises(TypeError):
+            refused()
+    with pytest.raises(ValueError, match="Must provide both"):
+        xp.where(a > 0, a)
+    with pytest.raises(AttributeError):
+        xp.where(True, a, a)
+    before = standin.state.transfers
+    assert [found.get().tolist() for found in xp.where(a > 0)] == [[0, 0, 0, 1, 1, 1], [0, 1, 2, 0, 1, 2]]
+    assert standin.state.transfers > before  # how many there are must be known on the host
+
+
+def test_copies_keep_the_order_of_axes(xp):
+    """What comes of a transposed view lies in memory as it does, as in NumPy; arithmetic gives C order."""
+    views = [
+        lambda a: a, lambda a: a.T, lambda a: a.transpose(1, 0, 2), lambda a: a[:, ::2], lambda a: a[:, :, 1:].T,
+        lambda a: a[0, 0, 0],
+    ]  # fmt: skip
+    for seen in views:
+        host = seen(np.arange(24.0).reshape(2, 3, 4))
+        view = seen(xp.asarray(np.arange(24.0).reshape(2, 3, 4)))
+        for name in ("zeros_like", "ones_like", "empty_like"):
+            assert getattr(xp, name)(view, "float32").strides == getattr(np, name)(host, "float32").strides
+        assert xp.full_like(view, 7).strides == np.full_like(host, 7).strides
+        cast = view.astype("float32")
+        assert cast.strides == host.astype("float32").strides and np.array_equal(cast.get(), host)
+        assert view.astype("float32", order="C").flags.c_contiguous and (view + 1).flags.c_contiguous
+
+
 def test_views_share_memory_and_copies_do_not(xp):
     a = xp.arange(12, dtype="float32").reshape(3, 4)
     assert a.T.data.ptr == a.data.ptr and a[1, 2].data.ptr == a.data.ptr + 24

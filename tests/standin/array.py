@@ -24,6 +24,14 @@ def fresh(shape: Any, dtype: Any) -> ndarray:
     return ndarray(device.host_array(memory, shape, dtype), memory)
 
 
+def like(a: ndarray, dtype: Any = None) -> ndarray:
+    """An uninitialised array with the axes of `a` in the same order in memory: transposed, where `a` is."""
+    strides = np.empty_like(a._host).strides
+    order = sorted(range(a.ndim), key=lambda axis: -strides[axis])
+    made = fresh([a.shape[axis] for axis in order], a.dtype if dtype is None else dtype)
+    return made.transpose(*(order.index(axis) for axis in range(a.ndim))) if a.ndim else made
+
+
 def host(x: Any) -> Any:
     """What NumPy computes with on the stand-in's side; NumPy arrays are refused, as CuPy refuses them."""
     if isinstance(x, ndarray):
@@ -229,7 +237,9 @@ class ndarray:  # the name that CuPy's has
     ) -> ndarray:
         if not copy and self.dtype == np.dtype(dtype):
             return self
-        return evaluate(lambda a: np.array(a, dtype), self)
+        made = like(self, dtype) if order == "K" else fresh(self.shape, dtype)
+        made[...] = self
+        return made
 
     def reshape(self, *shape: Any, order: str = "C") -> ndarray:
         return evaluate(lambda a: a.reshape(*shape, order=order), self)
@@ -239,6 +249,9 @@ class ndarray:  # the name that CuPy's has
 
     def view(self, dtype: Any = None) -> ndarray:
         return evaluate(lambda a: a.view(*(() if dtype is None else (dtype,))), self)
+
+    def clip(self, min: Any = None, max: Any = None, out: Any = None) -> ndarray:
+        return evaluate(np.clip, self, min, max, out=out)
 
     def copy(self, order: str = "C") -> ndarray:
         return evaluate(lambda a: np.array(a, order="C"), self)
@@ -290,7 +303,32 @@ def _binary(name: str, ufunc: Any) -> None:
         setattr(ndarray, f"__i{name}__", in_place)
 
 
+# What CuPy's reductions take after the array, in this order: no `where`, no `initial`.
+REDUCTIONS = {
+    **dict.fromkeys(("all", "any", "amax", "amin", "max", "min"), ("axis", "out", "keepdims")),
+    **dict.fromkeys(("sum", "prod", "mean"), ("axis", "dtype", "out", "keepdims")),
+    **dict.fromkeys(("var", "std"), ("axis", "dtype", "out", "ddof", "keepdims")),
+}
+
+
+def reduction(name: str) -> Any:
+    """CuPy's function of that name."""
+
+    def call(a: ndarray, *args: Any, **kwargs: Any) -> Any:
+        given = dict(zip(REDUCTIONS[name], args, strict=False))
+        unknown = set(kwargs) - set(REDUCTIONS[name]) | set(kwargs) & set(given)
+        if not isinstance(a, ndarray) or unknown or len(args) > len(REDUCTIONS[name]):
+            raise TypeError(f"cupy.{name} takes an array, {', '.join(REDUCTIONS[name])}: {type(a)}, {args}, {kwargs}")
+        return evaluate(getattr(np, name), a, **given, **kwargs)
+
+    return call
+
+
 def _method(name: str) -> None:
+    if name in REDUCTIONS:
+        setattr(ndarray, name, reduction(name))
+        return
+
     def method(self: ndarray, *args: Any, out: Any = None, **kwargs: Any) -> Any:
         return evaluate(getattr(np, name), self, *args, out=out, **kwargs)
 
@@ -306,7 +344,7 @@ for _name, _ufunc in {
 for _name, _ufunc in {"neg": np.negative, "pos": np.positive, "abs": np.absolute, "invert": np.invert}.items():
     setattr(ndarray, f"__{_name}__", lambda self, _ufunc=_ufunc: evaluate(_ufunc, self))
 for _name in (
-    "sum", "mean", "max", "min", "prod", "var", "std", "argmax", "argmin", "any", "all", "clip", "squeeze", "ravel",
+    "sum", "mean", "max", "min", "prod", "var", "std", "argmax", "argmin", "any", "all", "squeeze", "ravel",
     "swapaxes", "take", "repeat", "round",
 ):  # fmt: skip
     _method(_name)

@@ -13,7 +13,7 @@ import numpy as np
 
 from tests import cuda_shim
 from tests.standin import array, device
-from tests.standin.array import evaluate, fresh, host, ndarray
+from tests.standin.array import evaluate, fresh, host, like, ndarray
 from tests.standin.device import state
 
 
@@ -23,17 +23,17 @@ def _names(text: str) -> list[str]:
 
 # Names that CuPy 14 has too (tests/test_cupy_backend.py compares them with a real one where it is installed).
 UFUNCS = _names("""
-    absolute add arccos arcsin arctan arctan2 bitwise_and bitwise_or bitwise_xor ceil conjugate cos cosh divide equal
-    exp exp2 expm1 floor floor_divide fmax fmin greater greater_equal hypot invert isfinite isinf isnan less less_equal
-    log log10 log1p log2 logaddexp logical_and logical_not logical_or logical_xor maximum minimum multiply negative
-    not_equal positive power reciprocal remainder rint sign signbit sin sinh sqrt square subtract tan tanh true_divide
-    trunc
+    abs absolute add arccos arcsin arctan arctan2 bitwise_and bitwise_or bitwise_xor ceil conjugate cos cosh divide
+    equal exp exp2 expm1 floor floor_divide fmax fmin greater greater_equal hypot invert isfinite isinf isnan less
+    less_equal log log10 log1p log2 logaddexp logical_and logical_not logical_or logical_xor maximum minimum
+    multiply negative not_equal positive power reciprocal remainder rint sign signbit sin sinh sqrt square subtract
+    tan tanh true_divide trunc
 """)
 FUNCTIONS = _names("""
-    all amax amin any argmax argmin argsort atleast_1d atleast_2d average broadcast_to clip concatenate count_nonzero
-    cumsum diagonal diff expand_dims flip hstack isclose max mean median min moveaxis nan_to_num nanmax nanmin outer
-    pad prod ravel repeat reshape rollaxis roll rot90 round searchsorted sort split squeeze stack std sum swapaxes take
-    take_along_axis tile transpose trace tril triu var vstack where
+    argmax argmin argsort atleast_1d atleast_2d average broadcast_to count_nonzero
+    cumsum diagonal diff expand_dims flip hstack isclose median moveaxis nan_to_num nanmax nanmin outer
+    pad ravel repeat reshape rollaxis roll rot90 round searchsorted sort split squeeze stack swapaxes take
+    take_along_axis tile transpose trace tril triu vstack
 """)
 BLAS = ("matmul", "dot", "tensordot", "inner", "vdot", "einsum")
 CONSTANTS = _names("""
@@ -50,13 +50,17 @@ def build() -> ModuleType:
     for name in CONSTANTS:
         setattr(cupy, name, getattr(np, name))
     cupy.ndim, cupy.shape, cupy.size = (lambda a: a.ndim), (lambda a: a.shape), (lambda a: a.size)
-    for name in UFUNCS + FUNCTIONS:
+    for name in UFUNCS:
+        setattr(cupy, name, _ufunc(getattr(np, name)))
+    for name in FUNCTIONS:
         setattr(cupy, name, _function(getattr(np, name)))
+    for name in array.REDUCTIONS:
+        setattr(cupy, name, array.reduction(name))
     for name in BLAS:
         setattr(cupy, name, _function(array._blas(getattr(np, name))))
     for function in (empty, zeros, ones, full, empty_like, zeros_like, ones_like, full_like, arange, asarray):
         setattr(cupy, function.__name__, function)
-    for function in (asnumpy, ascontiguousarray, copyto, get_array_module):
+    for function in (asnumpy, ascontiguousarray, clip, concatenate, copyto, get_array_module, where):
         setattr(cupy, function.__name__, function)
     cupy.array = lambda a, dtype=None, copy=True: asarray(a, dtype).copy()
     cupy.copy = lambda a, order="C": a.copy()
@@ -71,6 +75,20 @@ def build() -> ModuleType:
 
 def _function(function: Any) -> Any:
     def call(*args: Any, out: Any = None, **kwargs: Any) -> Any:
+        return evaluate(function, *args, out=out, **kwargs)
+
+    return call
+
+
+def _ufunc(function: np.ufunc) -> Any:
+    """CuPy's ufuncs take its arrays and scalars, never lists, and of NumPy's keywords these three: no `where`."""
+
+    def call(*args: Any, out: Any = None, **kwargs: Any) -> Any:
+        if set(kwargs) - {"dtype", "casting"}:
+            raise TypeError(f"Wrong arguments {kwargs}")
+        for arg in args:
+            if not isinstance(arg, (ndarray, *array.SCALARS)):
+                raise TypeError(f"Unsupported type {type(arg)}")
         return evaluate(function, *args, out=out, **kwargs)
 
     return call
@@ -108,19 +126,21 @@ def ones(shape: Any, dtype: Any = float, order: str = "C") -> ndarray:
 
 
 def empty_like(a: ndarray, dtype: Any = None) -> ndarray:
-    return fresh(a.shape, dtype or a.dtype)
+    return like(a, dtype)
 
 
 def zeros_like(a: ndarray, dtype: Any = None) -> ndarray:
-    return full(a.shape, 0, dtype or a.dtype)
+    return full_like(a, 0, dtype)
 
 
 def ones_like(a: ndarray, dtype: Any = None) -> ndarray:
-    return full(a.shape, 1, dtype or a.dtype)
+    return full_like(a, 1, dtype)
 
 
 def full_like(a: ndarray, fill_value: Any, dtype: Any = None) -> ndarray:
-    return full(a.shape, fill_value, dtype or a.dtype)
+    made = like(a, dtype)
+    made.fill(fill_value)
+    return made
 
 
 def arange(*args: Any, dtype: Any = None) -> ndarray:
@@ -150,6 +170,27 @@ def asnumpy(a: Any, *_: Any) -> np.ndarray:
 def copyto(dst: ndarray, src: Any, casting: str = "same_kind", where: Any = True) -> None:
     target, values, mask = dst._host, host(src), host(where)
     device.run(lambda: np.copyto(target, values, casting=casting, where=mask))
+
+
+def where(condition: ndarray, x: Any = None, y: Any = None) -> Any:
+    if (x is None) != (y is None):
+        raise ValueError("Must provide both 'x' and 'y' or neither.")
+    if x is None:
+        device.transfer("the places where a condition holds, which must be counted")
+        return tuple(asarray(found) for found in np.nonzero(condition._host))
+    return evaluate(lambda *args: np.where(*args), condition.astype(bool, copy=False), x, y)
+
+
+def clip(a: ndarray, a_min: Any, a_max: Any, out: Any = None) -> ndarray:
+    return a.clip(a_min, a_max, out=out)
+
+
+def concatenate(
+    tup: Any, axis: int | None = 0, out: Any = None, *, dtype: Any = None, casting: str = "same_kind"
+) -> Any:
+    if not all(isinstance(a, ndarray) for a in tup):
+        raise TypeError("Only cupy arrays can be concatenated")
+    return evaluate(np.concatenate, list(tup), axis, dtype=dtype, casting=casting, out=out)
 
 
 def get_array_module(*args: Any) -> Any:
