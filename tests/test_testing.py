@@ -5,27 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from xconv import AvgPool2D, Conv2D, Dense, Flatten, Layer, MaxPool2D, ReLU, get_backend
+from xconv import get_backend
 from xconv.backend.numpy_backend import NumpyBackend
+from xconv.layers import Add, Flatten, Layer, ParamSpec
 from xconv.testing import check_backend, check_layer
-
-LAYERS = [
-    (Conv2D(3, 3), (2, 6, 5)),
-    (Conv2D(2, (2, 3), stride=(2, 1), pad=(1, 0, 2, 1)), (3, 5, 6)),
-    (MaxPool2D(2), (2, 6, 6)),
-    (MaxPool2D(3, stride=2, pad=1), (2, 7, 5)),
-    (AvgPool2D(2), (2, 6, 6)),
-    (AvgPool2D((2, 3), stride=(1, 2), pad=(1, 0, 1, 1)), (2, 5, 6)),
-    (Dense(4), (7,)),
-    (Dense(3), (2, 4, 5)),
-    (ReLU(), (2, 4, 3)),
-    (Flatten(), (2, 3, 4)),
-]
-
-
-@pytest.mark.parametrize(("layer", "shape"), LAYERS, ids=lambda v: type(v).__name__ if isinstance(v, Layer) else None)
-def test_every_layer_passes(backend, layer, shape):
-    check_layer(layer, shape, backends=("numpy", backend))
 
 
 def test_every_backend_passes(backend):
@@ -68,6 +51,16 @@ class WritesX(Scale):
         return x, None
 
 
+class WritesSaved(Scale):
+    def forward(self, x, ctx):
+        return x * 2.0, x * 0.0 + 2.0
+
+    def backward(self, dy, saved, need):
+        dx = dy * saved
+        saved *= 1.5
+        return dx, {}
+
+
 class Forgetful(Scale):
     calls = 0
 
@@ -89,21 +82,113 @@ class MakesFloat64(Scale):
         return x.astype("float64") * 2.0, None
 
 
+class WrongInInference(Scale):
+    def forward(self, x, ctx):
+        return x * (2.0 if ctx.train else 3.0), None
+
+
+class NeedsWhatIsNotAsked(Scale):
+    def backward(self, dy, saved, need):
+        return dy * (2.0 if need.params else 2.1), {}
+
+
+class LosesItsArgument(Scale):
+    def __init__(self, factor, **base):
+        super().__init__(**base)
+        self.factor = factor
+
+
+class ForgetsItsArgument(Scale):
+    def __init__(self, factor=2.0, **base):
+        super().__init__(**base)
+        self.factor = factor
+
+    def forward(self, x, ctx):
+        return x * self.factor, None
+
+    def backward(self, dy, saved, need):
+        return dy * self.factor, {}
+
+
+class Weighs(Scale):
+    """y = w x, right."""
+
+    def param_specs(self, in_shape):
+        return {"w": ParamSpec((1,), lambda rng, shape: np.ones(shape))}
+
+    def forward(self, x, ctx):
+        return x * self.params["w"], x
+
+    def backward(self, dy, saved, need):
+        return dy * self.params["w"], {"w": (dy * saved).sum(keepdims=True).reshape(1)}
+
+
+class HasNoGradient(Weighs):
+    def backward(self, dy, saved, need):
+        return dy * self.params["w"], {}
+
+
+class WrongParameterGradient(Weighs):
+    def backward(self, dy, saved, need):
+        dx, grads = super().backward(dy, saved, need)
+        return dx, {"w": grads["w"] * 1.001}
+
+
+class UpdatesWhatIsTrained(Weighs):
+    def update(self, saved):
+        w = self.params["w"]
+        w *= 0.9
+
+
+class WrongAdd(Add):
+    def backward(self, dy, saved, need):
+        return (dy, dy * 0.0), {}
+
+
+class TooFewAdd(Add):
+    def backward(self, dy, saved, need):
+        return (dy,), {}
+
+
+def test_a_layer_with_parameters_of_ones_own_passes(backend):
+    check_layer(Weighs(), (3, 4), backends=["numpy", backend])
+
+
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "shape", "said"),
     [
-        (WrongGradient, "dx, numerical"),
-        (WrongShape, "shape"),
-        (WritesDy, "dy was written|dx differs"),
-        (WritesX, "x was written|y differs"),
-        (Forgetful, "differs when computed again"),
-        (MixesTheBatch, "one example alone"),
-        (MakesFloat64, "expected float32"),
+        (WrongGradient(), (3, 4), "training: dx, numerical"),
+        (WrongShape(), (3, 4), "shape"),
+        (WritesDy(), (3, 4), "dy was written|backward writes"),
+        (WritesX(), (3, 4), "x was written|differs"),
+        (WritesSaved(), (3, 4), "backward writes what forward saved"),
+        (Forgetful(), (3, 4), "differs when computed again"),
+        (MixesTheBatch(), (3, 4), "one example alone"),
+        (MakesFloat64(), (3, 4), "expected float32"),
+        (WrongInInference(), (3, 4), "inference: dx, numerical"),
+        (NeedsWhatIsNotAsked(), (3, 4), "depends on what else is needed"),
+        (LosesItsArgument(2.0), (3, 4), "config {} does not make it again"),
+        (ForgetsItsArgument(3.0), (3, 4), "made again from its config, it gives another y"),
+        (HasNoGradient(), (3, 4), r"expected the gradients \['dw'\], not \[\]"),
+        (WrongParameterGradient(), (3, 4), "dw, numerical"),
+        (UpdatesWhatIsTrained(), (3, 4), "update changes w"),
+        (WrongAdd(), [(3,), (3,)], "dx1, numerical"),
+        (TooFewAdd(), [(3,), (3,)], "1 dx for 2 inputs"),
+        (Flatten(), (2, 3, 4), "other results in a channels_last model; where that is meant"),
     ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Layer) else None,
 )
-def test_wrong_layers_are_caught(wrong, said):
+def test_wrong_layers_are_caught(wrong, shape, said):
     with pytest.raises(AssertionError, match=said):
-        check_layer(wrong(), (3, 4), backends=["numpy"])
+        check_layer(wrong, shape, backends=["numpy"])
+
+
+def test_a_reference_is_asked():
+    check_layer(Scale(), (3, 4), reference=lambda x, params, train: x + x, backends=["numpy"])
+    with pytest.raises(AssertionError, match="training: y against the reference"):
+        check_layer(Scale(), (3, 4), reference=lambda x, params, train: x, backends=["numpy"])
+    with pytest.raises(AssertionError, match="inference: y against the reference"):
+        check_layer(Scale(), (3, 4), reference=lambda x, params, train: x * (2 if train else 3), backends=["numpy"])
 
 
 def broken(name, change):

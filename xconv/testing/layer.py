@@ -132,7 +132,8 @@ def _results(trial: _Trial, backend: Backend, train: bool, dtype: str, what: str
     """y, each dx, each gradient and each new state; nothing given may be written, and bits must repeat."""
     bound = bind(trial.layer, backend, trial.weights, dtype)
     xs, dy = [backend.asarray(x, dtype) for x in trial.xs], backend.asarray(trial.dy, dtype)
-    given = {**{f"x{i}": x for i, x in enumerate(xs)}, "dy": dy, **bound.params}
+    names = [f"x{i}" if bound.many_inputs else "x" for i in range(len(xs))]
+    given = {**dict(zip(names, xs, strict=True)), "dy": dy, **bound.params}
     before = {name: backend.to_numpy(array).tobytes() for name, array in given.items()}
     context = trial.context(backend, train)
 
@@ -144,7 +145,7 @@ def _results(trial: _Trial, backend: Backend, train: bool, dtype: str, what: str
             check(dx is not None, f"{what}: backward gives no dx")
             parts = dx if bound.many_inputs else (dx,)
             check(len(parts) == len(xs), f"{what}: {len(parts)} dx for {len(xs)} inputs")
-            arrays |= {f"dx{i}" if bound.many_inputs else "dx": part for i, part in enumerate(parts)}
+            arrays |= {f"d{name}": part for name, part in zip(names, parts, strict=True)}
         return _on_host(arrays, backend, dtype, what)
 
     runs = []

@@ -1,0 +1,344 @@
+"""What layers are given: defaults, configs, and every refusal in its words."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.layer_cases import CASES, name
+from xconv import initializers, regularizers
+from xconv.errors import ConfigError, ShapeError
+from xconv.layers import (
+    REGISTRY,
+    Activation,
+    Add,
+    AvgPool2D,
+    BatchNormalization,
+    Concatenate,
+    Conv2D,
+    Dense,
+    Dropout,
+    Flatten,
+    GlobalAveragePooling2D,
+    Lambda,
+    LeakyReLU,
+    MaxPool2D,
+    Multiply,
+    ReLU,
+    Reshape,
+    Softmax,
+    ZeroPadding2D,
+    activation,
+)
+
+LAST = {"data_format": "channels_last"}
+
+REFUSED = [
+    (lambda: Conv2D(0, 3), ConfigError, "Conv2D: filters must be an integer >= 1. Received: 0"),
+    (
+        lambda: Conv2D(2, (3.0, 3.0)),
+        ConfigError,
+        "Conv2D: kernel_size must be an integer >= 1 or a pair of them. Received: (3.0, 3.0)",
+    ),
+    (
+        lambda: Conv2D(2, 3, 0),
+        ConfigError,
+        "Conv2D: strides must be an integer >= 1 or a pair of them. Received: 0",
+    ),
+    (
+        lambda: Conv2D(2, 3, padding="full"),
+        ConfigError,
+        "Conv2D: padding must be 'valid', 'same', an integer >= 0, (height, width) or (top, bottom, left, right). "
+        "Received: 'full'",
+    ),
+    (
+        lambda: Conv2D(2, 3, padding=None),
+        ConfigError,
+        "Conv2D: padding must be an integer >= 0, (height, width) or (top, bottom, left, right). Received: None",
+    ),
+    (
+        lambda: Conv2D(2, 3, dilation_rate=0),
+        ConfigError,
+        "Conv2D: dilation_rate must be an integer >= 1 or a pair of them. Received: 0",
+    ),
+    (
+        lambda: Conv2D(3, 3, groups=2, name="c"),
+        ConfigError,
+        "c (Conv2D): groups must divide filters. Received: 2 groups, 3 filters",
+    ),
+    (
+        lambda: Conv2D(4, 3, groups=2, name="c", **LAST).output_shape((3, 6, 7)),
+        ShapeError,
+        "c (Conv2D): groups must divide the channels of the input. Received: 2 groups, images of shape (6, 7, 3) with "
+        "3 channels",
+    ),
+    (lambda: Conv2D(2, 3, stride=2), ConfigError, "Conv2D: no such argument. Received: stride"),
+    (
+        lambda: Conv2D(2, 3, activation="swish"),
+        ConfigError,
+        "unknown activation: expected 'relu', 'sigmoid', 'tanh', 'softmax', 'leaky_relu', 'linear', a layer, or None. "
+        "Received: 'swish'",
+    ),
+    (
+        lambda: Conv2D(2, 3, **LAST).output_shape((5,)),
+        ShapeError,
+        "Conv2D: expected images, (height, width, channels). Received: shape (5,)",
+    ),
+    (
+        lambda: AvgPool2D((3, 2), padding=2),
+        ConfigError,
+        "AvgPool2D: padding must be smaller than the kernel's width of 2, or some windows hold nothing but padding. "
+        "Received: pads (2, 2, 2, 2)",
+    ),
+    (
+        lambda: MaxPool2D(4).output_shape((2, 3, 9)),
+        ShapeError,
+        "MaxPool2D: no output is left: OH = (H + pads - (dilation * (kernel - 1) + 1)) // stride + 1 "
+        "= (3 + 0 - 4) // 4 + 1 = 0, and must be >= 1. Received: input 3x9, kernel 4x4, stride 4x4, pads (0, 0, 0, 0)",
+    ),
+    (
+        lambda: GlobalAveragePooling2D().output_shape((3, 4)),
+        ShapeError,
+        "GlobalAveragePooling2D: expected images, (channels, height, width). Received: shape (3, 4)",
+    ),
+    (lambda: Dense(True), ConfigError, "Dense: units must be an integer >= 1. Received: True"),
+    (
+        lambda: Dense(3).output_shape(()),
+        ShapeError,
+        "Dense: expected at least one feature axis. Received: shape ()",
+    ),
+    (
+        lambda: Reshape((2, -1, -1)),
+        ConfigError,
+        "Reshape: target_shape must be sizes >= 1, of which one may be -1, without the batch's. Received: (2, -1, -1)",
+    ),
+    (
+        lambda: Reshape("ab"),
+        ConfigError,
+        "Reshape: target_shape must be sizes >= 1, of which one may be -1, without the batch's. Received: 'ab'",
+    ),
+    (
+        lambda: Reshape((4, -1), name="r", **LAST).output_shape((3, 2, 5)),
+        ShapeError,
+        "r (Reshape): target_shape (4, -1) must hold as many numbers as the input. "
+        "Received: shape (2, 5, 3), 30 numbers",
+    ),
+    (
+        lambda: Reshape((4, 5)).output_shape((40,)),
+        ShapeError,
+        "Reshape: target_shape (4, 5) must hold as many numbers as the input. Received: shape (40,), 40 numbers",
+    ),
+    (
+        lambda: ZeroPadding2D(((1, -1), (0, 0))),
+        ConfigError,
+        "ZeroPadding2D: padding must be an integer >= 0 or a pair of them. Received: (1, -1)",
+    ),
+    (
+        lambda: ZeroPadding2D("same"),
+        ConfigError,
+        "ZeroPadding2D: padding must be an integer >= 0, (height, width) or (top, bottom, left, right). "
+        "Received: 'same'",
+    ),
+    (
+        lambda: LeakyReLU(-0.1),
+        ConfigError,
+        "LeakyReLU: negative_slope must be a finite number >= 0. Received: -0.1",
+    ),
+    (lambda: Softmax(1.0), ConfigError, "Softmax: axis must be an integer. Received: 1.0"),
+    (
+        lambda: Softmax(2).output_shape((4,)),
+        ShapeError,
+        "Softmax: axis must be from 1 to 1, or from -1 to -1: axis 0 is the batch. Received: axis 2 for inputs of 2 "
+        "axes",
+    ),
+    (
+        lambda: BatchNormalization(1.5),
+        ConfigError,
+        "BatchNormalization: momentum must be a finite number from 0 to 1. Received: 1.5",
+    ),
+    (
+        lambda: BatchNormalization(epsilon=0),
+        ConfigError,
+        "BatchNormalization: epsilon must be a finite number >= 1e-12. Received: 0",
+    ),
+    (lambda: Dropout(-0.5), ConfigError, "Dropout: rate must be a finite number >= 0. Received: -0.5"),
+    (
+        lambda: Dropout(1),
+        ConfigError,
+        "Dropout: rate must be below 1, the share of numbers that is dropped. Received: 1",
+    ),
+    (
+        lambda: Add(name="a", **LAST).output_shape(((3, 4, 5), (3, 4, 6))),
+        ShapeError,
+        "a (Add): expected inputs of the same shape. Received: shapes (4, 5, 3), (4, 6, 3)",
+    ),
+    (
+        lambda: Multiply().output_shape(((3,),)),
+        ShapeError,
+        "Multiply: expected at least two inputs. Received: 1",
+    ),
+    (
+        lambda: Concatenate(**LAST).output_shape(((3, 4, 5), (2, 4, 6))),
+        ShapeError,
+        "Concatenate: expected inputs of the same shape but for axis -1. Received: shapes (4, 5, 3), (4, 6, 2)",
+    ),
+    (
+        lambda: Concatenate().output_shape(((3, 4), (3,))),
+        ShapeError,
+        "Concatenate: expected inputs of the same shape but for axis -1. Received: shapes (3, 4), (3,)",
+    ),
+    (
+        lambda: Concatenate(0).output_shape(((3,), (3,))),
+        ShapeError,
+        "Concatenate: axis must be from 1 to 1, or from -1 to -1: axis 0 is the batch. Received: axis 0 for inputs of "
+        "2 axes",
+    ),
+    (
+        lambda: Concatenate(-2).output_shape(((3,), (3,))),
+        ShapeError,
+        "Concatenate: axis must be from 1 to 1, or from -1 to -1: axis 0 is the batch. Received: axis -2 for inputs of "
+        "2 axes",
+    ),
+    (lambda: Lambda(3), ConfigError, "Lambda: function must be callable as f(xp, x). Received: 3"),
+    (
+        lambda: Lambda(abs, 3),
+        ConfigError,
+        "Lambda: backward must be callable as f(xp, dy, x, y). Received: 3",
+    ),
+    (
+        lambda: Lambda(lambda xp, x: x.sum(), name="l").output_shape((3,)),
+        ShapeError,
+        "l (Lambda): function must give an array whose first axis is the batch's, of 1 here. "
+        "Received: array of shape (), dtype float32",
+    ),
+    (
+        lambda: Lambda(abs, output_shape=(3, 0)),
+        ConfigError,
+        "Lambda: each size of output_shape must be an integer >= 1. Received: 0",
+    ),
+]
+
+
+@pytest.mark.parametrize(("make", "kind", "message"), REFUSED, ids=range(len(REFUSED)))
+def test_refusals(make, kind, message):
+    with pytest.raises(kind) as caught:
+        make()
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if not isinstance(c[0], Lambda)], ids=name)
+def test_configs_are_plain_and_stay_as_they_are(case):
+    layer, _, _ = case
+    config = layer.config()
+    assert json.loads(json.dumps(config)) == config
+    assert REGISTRY[type(layer).__name__](**config).config() == config
+
+
+def test_defaults_are_keras_ones():
+    conv, norm, pool = Conv2D(2, 3), BatchNormalization(), MaxPool2D()
+    assert conv.config() == {
+        "filters": 2,
+        "kernel_size": [3, 3],
+        "strides": [1, 1],
+        "padding": "valid",
+        "dilation_rate": [1, 1],
+        "groups": 1,
+        "activation": None,
+        "use_bias": True,
+        "kernel_initializer": "glorot_uniform",
+        "bias_initializer": "zeros",
+        "kernel_regularizer": None,
+        "bias_regularizer": None,
+    }
+    assert norm.config() == {"momentum": 0.99, "epsilon": 1e-3, "center": True, "scale": True}
+    assert pool.config() == {"pool_size": [2, 2], "strides": [2, 2], "padding": "valid"}
+    assert LeakyReLU().negative_slope == 0.3 and Activation("leaky_relu").negative_slope == 0.2
+
+
+def test_what_is_given_reaches_the_parameters():
+    layer = Conv2D(
+        4, 3, kernel_initializer="he_normal", bias_initializer=0.5, kernel_regularizer="l2", bias_regularizer="l1"
+    )
+    specs = layer.param_specs((3, 5, 5))
+    assert {key: spec.shape for key, spec in specs.items()} == {"w": (4, 3, 3, 3), "b": (4,)}
+    assert specs["w"].initializer == initializers.get("he_normal")
+    assert isinstance(specs["w"].regularizer, regularizers.L2) and isinstance(specs["b"].regularizer, regularizers.L1)
+    again = Conv2D(**layer.config()).param_specs((3, 5, 5))
+    draws = [spec["b"].initializer(np.random.default_rng(3), (4,)) for spec in (specs, again)]
+    np.testing.assert_array_equal(*draws)
+    assert draws[0].std() > 0
+    assert isinstance(again["b"].regularizer, regularizers.L1)
+    assert list(Dense(3, use_bias=False).param_specs((5,))) == ["w"]
+    assert Conv2D(4, 3, groups=2).param_specs((6, 5, 5))["w"].shape == (4, 3, 3, 3)
+    assert {key: spec.trainable for key, spec in BatchNormalization().param_specs((3, 5, 5)).items()} == {
+        "gamma": True,
+        "beta": True,
+        "mean": False,
+        "var": False,
+    }
+
+
+def test_what_has_no_plain_form():
+    def mine(rng, shape):
+        return np.ones(shape)
+
+    assert "kernel_initializer" not in Dense(3, kernel_initializer=mine).config()  # it drew first values, no more
+
+    class Penalty:
+        def penalty(self, xp, w):
+            return w.sum()
+
+        def gradient(self, xp, w):
+            return xp.ones_like(w)
+
+    with pytest.raises(ConfigError, match=r"^d \(Dense\): its regularizer cannot be saved.*Received: Penalty$"):
+        Dense(3, name="d", bias_regularizer=Penalty()).config()
+    assert Lambda(abs).config() == {} and not Lambda.portable and "Lambda" not in REGISTRY
+
+
+@pytest.mark.parametrize("named", activation.NAMED)
+def test_activations_by_name(named):
+    layer = Activation(named, name="a")
+    assert type(layer) is activation.NAMED[named][0] and layer.name == "a"
+    by_name = activation.get(named)
+    assert by_name is None if named == "linear" else type(by_name) is type(layer)
+    again = activation.get(json.loads(json.dumps(activation.config_of(layer))))
+    assert type(again) is type(layer) and again.config() == layer.config()
+
+
+def test_activations_of_layers_are_layers():
+    own = LeakyReLU(0.7)
+    assert Conv2D(2, 3, activation=own).activation is own
+    assert isinstance(Dense(2, "relu").activation, ReLU)
+    assert Dense(2).activation is None and Dense(2, "linear").activation is None
+    assert Dense(**Dense(2, activation=own).config()).activation.negative_slope == 0.7
+    with pytest.raises(ConfigError, match=r"activation: expected a config whose 'kind' is .* Received: {'kind': 'x'}"):
+        activation.get({"kind": "x"})
+    with pytest.raises(ConfigError, match=r"unknown activation.* Received: <class"):
+        activation.get(ReLU)
+
+
+SIZES = [(n, k, s, d) for n in (1, 2, 5, 6, 7) for k in (1, 2, 3, 4) for s in (1, 2, 3) for d in (1, 2)]
+
+
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+def test_same_gives_ceil_of_size_over_stride(data_format):
+    for n, k, s, d in SIZES:
+        layer = Conv2D(2, k, s, "same", dilation_rate=d, data_format=data_format)
+        assert layer.output_shape((3, n, 2 * n)) == (2, -(-n // s), -(-2 * n // s))
+        top, bottom, left, right = layer.pads((3, n, 2 * n))
+        assert 0 <= bottom - top <= 1 and 0 <= right - left <= 1
+        assert top + bottom <= d * (k - 1)
+
+
+def test_shapes_are_inside_ones():
+    assert Flatten(**LAST).output_shape((3, 4, 5)) == (60,)
+    assert Dense(7, **LAST).output_shape((3, 4, 5)) == (7, 4, 5)
+    assert Dense(7, data_format="channels_first").output_shape((3, 4, 5)) == (3, 4, 7)
+    assert Reshape((4, 5, -1), **LAST).output_shape((60,)) == (3, 4, 5)
+    assert Concatenate(-1, **LAST).output_shape(((3, 4, 5), (2, 4, 5))) == (5, 4, 5)
+    assert Concatenate(2, **LAST).output_shape(((3, 4, 5), (3, 4, 1))) == (3, 4, 6)
+    assert Lambda(lambda xp, x: x[:, :, :, :1], **LAST).output_shape((3, 4, 5)) == (1, 4, 5)
+    assert Lambda(lambda xp, x: 1 / 0, output_shape=(4, 5, 3), **LAST).output_shape((3, 4, 5)) == (3, 4, 5)
