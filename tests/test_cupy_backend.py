@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 from tests import standin
+from tests.tolerances import TOLERANCES
 from xconv import backend as backends
 from xconv.backend import Backend, Need
 from xconv.errors import BackendError, DTypeError, ShapeError
-
-TOLERANCE = {"float32": 1e-5, "float64": 1e-12}  # of the largest entry
 
 
 @pytest.fixture(params=["standin", pytest.param("gpu", marks=pytest.mark.gpu)])
@@ -57,7 +56,7 @@ def compare(cupy, got, expected, what):
         if expected.dtype.kind != "f":
             assert np.array_equal(got, expected), what
         elif expected.size:
-            limit = TOLERANCE[expected.dtype.name] * np.abs(expected[np.isfinite(expected)]).max()
+            limit = TOLERANCES["device", expected.dtype.name] * np.abs(expected[np.isfinite(expected)]).max()
             np.testing.assert_allclose(got, expected, rtol=0, atol=limit, err_msg=what)
 
 
