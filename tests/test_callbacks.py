@@ -118,7 +118,8 @@ def test_reduce_on_plateau_forgets_between_runs_but_not_the_rate(capsys):
         (lambda epoch: 1 / (epoch + 1), [1, 1 / 2, 1 / 3]),
         (lambda epoch, lr=0.5: lr if epoch else 0.5, [0.5, 0.5, 0.5]),
         (lambda epoch: np.float32(0.25), [0.25] * 3),
-        ({1: 0.25}.get, [1, 0.25, 0.25]),  # a builtin that takes two
+        ({1: 0.25}.get, [1, 0.25, 0.25]),  # builtins: one that takes two, one that does not say
+        ([0.5, 0.25, 0.125].__getitem__, [0.5, 0.25, 0.125]),
     ],
 )
 def test_scheduler(schedule, rates):

@@ -42,10 +42,8 @@ def _takes_two(function: Callable[..., Any]) -> bool:
     """Whether it can be called with two positional arguments."""
     try:
         inspect.signature(function).bind(0, 0.0)
-    except TypeError:
+    except (TypeError, ValueError):  # ValueError: builtins without a signature, such as a list's __getitem__
         return False
-    except ValueError:  # some builtins have no signature
-        return True
     return True
 
 
