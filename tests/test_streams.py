@@ -33,10 +33,11 @@ def test_philox_gives_its_authors_known_answers():
 
 
 def test_the_numbers_stay_what_they_were():
-    """Published results are reproduced only where these hold: weights and shuffles must never change."""
+    """Published results are reproduced only where these hold: weights, shuffles and masks must never change."""
     assert words(0, Purpose.WEIGHTS) == [0xD037F8C3F9A1D176, 0xC057419B4C210765, 0xABF13115117B0065, 0x7BAE035DEA6EA5C0]
     assert streams.permutation(0, 1, 12).tolist() == [2, 7, 10, 5, 11, 4, 0, 8, 1, 9, 3, 6]
     assert streams.permutation(5, 3, 12).tolist() == [1, 4, 6, 9, 11, 0, 2, 7, 10, 3, 5, 8]
+    assert streams.mask_words(7, 3, 2, 5).tolist() == [3093606871, 2444248727, 385972108, 3990350574, 1582888104]
     assert streams.weights(7, 2, 1).standard_normal(5).tolist() == [
         -1.1239808469429267,
         -0.7641848667325798,
@@ -65,6 +66,7 @@ def test_streams_of_different_places_share_nothing():
         {"seed": 0, "purpose": Purpose.WEIGHTS},
         {"seed": 1, "purpose": Purpose.WEIGHTS},
         {"seed": 0, "purpose": Purpose.SHUFFLE},
+        {"seed": 0, "purpose": Purpose.DROPOUT},
         {"seed": 0, "purpose": Purpose.WEIGHTS, "step": 1},
         {"seed": 0, "purpose": Purpose.WEIGHTS, "node": 1},
         {"seed": 0, "purpose": Purpose.WEIGHTS, "index": 1},
