@@ -27,9 +27,9 @@ TWO = {
     ("logs", "room", "text"),
     [
         ({"loss": 0.5, "seconds": 3.0, "images_per_second": 7.0}, 99, "loss 0.5000"),
-        (ONE, 99, "loss 0.1235  accuracy 0.9877  val_loss 0.2500  val_accuracy 0.9600  learning_rate 1.00e-04"),
-        (ONE, 88, "loss 0.1235  acc 0.9877  val_loss 0.2500  val_acc 0.9600  learning_rate 1.00e-04"),
-        (ONE, 79, "loss 0.1235  acc 0.9877  val_loss 0.2500  val_acc 0.9600"),
+        (ONE, 99, "loss 0.1235  accuracy 0.9877  val_loss 0.2500  val_accuracy 0.9600  learning_rate 0.0001"),
+        (ONE, 86, "loss 0.1235  acc 0.9877  val_loss 0.2500  val_acc 0.9600  learning_rate 0.0001"),
+        (ONE, 75, "loss 0.1235  acc 0.9877  val_loss 0.2500  val_acc 0.9600"),
         (ONE, 45, "loss 0.1235  acc 0.9877  val_acc 0.9600"),
         (ONE, 25, "loss 0.1235  acc 0.9877"),
         (ONE, 0, "loss 0.1235"),
@@ -52,7 +52,7 @@ def test_a_line_an_epoch(capsys):
     lines.on_epoch_end(11, {"loss": 2.0})
     assert capsys.readouterr() == (
         "",
-        "epoch 1/12: loss 0.1235  accuracy 0.9877  val_loss 0.2500  val_accuracy 0.9600  learning_rate 1.00e-04"
+        "epoch 1/12: loss 0.1235  accuracy 0.9877  val_loss 0.2500  val_accuracy 0.9600  learning_rate 0.0001"
         "  12,346 images/s\nepoch 12/12: loss 2.0000\n",
     )
 
@@ -156,7 +156,7 @@ def test_bars_fit_the_terminal(columns):
             "12.3k images/s  loss 0.5000  a_acc 0.9000  val_loss 0.6000",
         ],
         120: [
-            "12.3k images/s  loss 0.1235  acc 0.9877  val_loss 0.2500  val_acc 0.9600  learning_rate 1.00e-04",
+            "12.3k images/s  loss 0.1235  acc 0.9877  val_loss 0.2500  val_acc 0.9600  learning_rate 0.0001",
             "12.3k images/s  loss 0.5000  a_acc 0.9000  b_acc 0.8000  val_loss 0.6000  val_a_acc 0.8000",
         ],
     }

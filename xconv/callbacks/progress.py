@@ -25,10 +25,10 @@ def in_words(logs: Mapping[str, float], room: float = math.inf) -> str:
     outputs, the learning rate, val_loss (unless there are several outputs), and the later metrics.
     """
     logs = {name: value for name, value in logs.items() if name not in _QUIET}
-    said = [f"{name} {_figures(value)}" for name, value in logs.items()]
+    said = [f"{name} {_figures(name, value)}" for name, value in logs.items()]
     if len("  ".join(said)) <= room:
         return "  ".join(said)
-    said = [f"{name.replace('accuracy', 'acc')} {_figures(value)}" for name, value in logs.items()]
+    said = [f"{name.replace('accuracy', 'acc')} {_figures(name, value)}" for name, value in logs.items()]
     names = list(logs)
     kept: list[int] = []
     for i in sorted(range(len(names)), key=lambda i: _importance(names[i], names)):
@@ -52,8 +52,10 @@ def _importance(name: str, names: list[str]) -> tuple[int, int]:
     return (4 if base.endswith("_loss") else 2), place
 
 
-def _figures(value: float) -> str:
+def _figures(name: str, value: float) -> str:
     """Four decimals, so that columns stay in place, or three digits of what is too small or large for that."""
+    if name == "learning_rate":
+        return f"{value:.4g}"
     return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e4 or not math.isfinite(value) else f"{value:.2e}"
 
 

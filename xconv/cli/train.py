@@ -136,7 +136,8 @@ def _write(folder: Path, net: Model, title: str) -> None:
     try:
         from xconv.plots import save_curves
 
-        save_curves(folder / CURVES, history.history, title)
+        epochs = [epoch + 1 for epoch in history.epoch]
+        save_curves(folder / CURVES, {"epoch": epochs, **history.history}, title)
     except ImportError:
         notice(f"{CURVES} was not drawn, since matplotlib is not installed: pip install 'xconv[plot]'")
 
