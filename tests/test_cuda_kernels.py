@@ -58,6 +58,7 @@ BROKEN = [  # file, kernel, what is changed, into what
     ("dropout", "dropout", "if (i < size) y", "y"),  # writes past the end
     ("dropout", "dropout", "i64 half = static_cast<unsigned>", "i64 half = static_cast<int>"),
     ("optimizers", "adam", "1.0 - pow(beta2, t)", "1.0 - pow(beta2, t + 1)"),
+    ("optimizers", "adam", "hyper[0] * wd", "wd"),
 ]
 
 

@@ -191,7 +191,8 @@ def test_matmul_of_nothing(cupy):
         ("momentum", 1, (0.9, True)),
         ("adagrad", 1, (1e-7,)),
         ("rmsprop", 1, (0.9, 1e-7)),
-        ("adam", 2, (0.9, 0.999, 1e-7)),
+        ("adam", 2, (0.9, 0.999, 1e-7, 0.0)),
+        ("adam", 2, (0.9, 0.999, 1e-7, 0.05)),
     ],
 )
 def test_optimizers(cupy, dtype, name, slots, settings):

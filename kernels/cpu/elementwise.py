@@ -136,12 +136,15 @@ def rmsprop(p, g, h, hyper, rho, eps):
 
 
 @jit
-def adam(p, g, m, v, hyper, beta1, beta2, eps):
-    """M += (1-b1)(g-m); v += (1-b2)(g^2-v); p -= lr sqrt(1-b2^t)/(1-b1^t) m / (sqrt(v) + eps)."""
+def adam(p, g, m, v, hyper, beta1, beta2, eps, weight_decay):
+    """P -= lr wd p; m += (1-b1)(g-m); v += (1-b2)(g^2-v); p -= lr sqrt(1-b2^t)/(1-b1^t) m / (sqrt(v) + eps)."""
     lr, t = hyper[0], hyper[1]
     rate = p.dtype.type(lr * np.sqrt(1.0 - beta2**t) / (1.0 - beta1**t))
     take1, take2, eps = p.dtype.type(1.0 - beta1), p.dtype.type(1.0 - beta2), p.dtype.type(eps)
+    decay = p.dtype.type(lr * weight_decay)
     for i in range(p.size):
+        if decay != 0:
+            p[i] -= decay * p[i]
         m[i] += take1 * (g[i] - m[i])
         v[i] += take2 * (g[i] * g[i] - v[i])
         p[i] -= rate * m[i] / (np.sqrt(v[i]) + eps)

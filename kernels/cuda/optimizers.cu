@@ -55,16 +55,18 @@ __device__ void rmsprop(T* __restrict__ p, const T* __restrict__ g, T* __restric
 }
 
 // m += (1-b1)(g-m);  v += (1-b2)(g^2-v);  p -= lr sqrt(1-b2^t)/(1-b1^t) m / (sqrt(v) + eps)
-// (Kingma and Ba 2015, in the order of the end of their section 2)
+// (Kingma and Ba 2015, in the order of the end of their section 2); before it, with weight decay wd,
+// p -= lr wd p  (Loshchilov and Hutter 2019)
 template <typename T>
 __device__ void adam(T* __restrict__ p, const T* __restrict__ g, T* __restrict__ m, T* __restrict__ v,
-                     const double* __restrict__ hyper, double beta1, double beta2, double eps, i64 size)
+                     const double* __restrict__ hyper, double beta1, double beta2, double eps, double wd, i64 size)
 {
     const double t = hyper[1];
     const T rate = static_cast<T>(hyper[0] * sqrt(1.0 - pow(beta2, t)) / (1.0 - pow(beta1, t)));
     const T take1 = static_cast<T>(1.0 - beta1), take2 = static_cast<T>(1.0 - beta2);
-    const T guard = static_cast<T>(eps);
+    const T guard = static_cast<T>(eps), decay = static_cast<T>(hyper[0] * wd);
     for (i64 i = first(); i < size; i += step()) {
+        if (decay != 0) p[i] -= decay * p[i];
         m[i] += take1 * (g[i] - m[i]);
         v[i] += take2 * (g[i] * g[i] - v[i]);
         p[i] -= rate * m[i] / (sqrt(v[i]) + guard);
@@ -92,9 +94,9 @@ __device__ void adam(T* __restrict__ p, const T* __restrict__ g, T* __restrict__
         rmsprop<T>(p, g, h, hyper, rho, eps, size); \
     } \
     extern "C" __global__ void adam_##suffix(T* p, const T* g, T* m, T* v, const double* hyper, double beta1, \
-                                             double beta2, double eps, i64 size) \
+                                             double beta2, double eps, double wd, i64 size) \
     { \
-        adam<T>(p, g, m, v, hyper, beta1, beta2, eps, size); \
+        adam<T>(p, g, m, v, hyper, beta1, beta2, eps, wd, size); \
     }
 
 KERNELS(float, f32)

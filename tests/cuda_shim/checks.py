@@ -339,7 +339,8 @@ def naive_step(name, p, g, s, lr, t, settings):
     if name == "rmsprop":
         h = settings[0] * s[0] + (1 - settings[0]) * g * g
         return p - lr * g / (math.sqrt(h) + settings[1]), [h]
-    b1, b2, eps = settings
+    b1, b2, eps, decay = settings
+    p -= lr * decay * p
     m, v = b1 * s[0] + (1 - b1) * g, b2 * s[1] + (1 - b2) * g * g
     return p - lr * math.sqrt(1 - b2**t) / (1 - b1**t) * m / (math.sqrt(v) + eps), [m, v]
 
@@ -349,7 +350,7 @@ SETTINGS = {
     "momentum": (1, [(0.9, 0), (0.9, 1)]),
     "adagrad": (1, [(1e-7,)]),
     "rmsprop": (1, [(0.9, 1e-7)]),
-    "adam": (2, [(0.9, 0.999, 1e-7)]),
+    "adam": (2, [(0.9, 0.999, 1e-7, 0.0), (0.9, 0.999, 1e-7, 0.2)]),
 }
 
 

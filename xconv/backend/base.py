@@ -296,13 +296,25 @@ class Backend(BatchNormAndDropout):
         p -= hyper[:1].astype(p.dtype) * g / (self.xp.sqrt(h) + eps)
 
     def adam(
-        self, p: Array, g: Array, m: Array, v: Array, hyper: Array, beta1: float, beta2: float, eps: float
+        self,
+        p: Array,
+        g: Array,
+        m: Array,
+        v: Array,
+        hyper: Array,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        weight_decay: float = 0.0,
     ) -> None:
         """m += (1-b1)(g-m); v += (1-b2)(g^2-v); p -= lr sqrt(1-b2^t)/(1-b1^t) m / (sqrt(v) + eps).
 
-        Kingma and Ba 2015, in the order of the end of their section 2, as Keras and the book have it.
+        Kingma and Ba 2015, in the order of the end of their section 2, as Keras and the book have it. With
+        `weight_decay`, p -= lr weight_decay p comes first (Loshchilov and Hutter 2019: decay decoupled from m and v).
         """
         lr, t = hyper[:1], hyper[1:]
+        if weight_decay:
+            p -= (lr * weight_decay).astype(p.dtype) * p
         rate = (lr * self.xp.sqrt(1.0 - beta2**t) / (1.0 - beta1**t)).astype(p.dtype)
         m += (1.0 - beta1) * (g - m)
         v += (1.0 - beta2) * (g * g - v)

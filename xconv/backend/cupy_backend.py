@@ -327,9 +327,18 @@ class CupyBackend(CupyArrays):
         self._update("rmsprop", p, g, (h,), hyper, float(rho), float(eps))
 
     def adam(
-        self, p: Array, g: Array, m: Array, v: Array, hyper: Array, beta1: float, beta2: float, eps: float
+        self,
+        p: Array,
+        g: Array,
+        m: Array,
+        v: Array,
+        hyper: Array,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        weight_decay: float = 0.0,
     ) -> None:
-        self._update("adam", p, g, (m, v), hyper, float(beta1), float(beta2), float(eps))
+        self._update("adam", p, g, (m, v), hyper, float(beta1), float(beta2), float(eps), float(weight_decay))
 
     def _update(self, name: str, p: Array, g: Array, state: tuple[Array, ...], hyper: Array, *settings: float) -> None:
         suffix = self._suffix(name, p, g, *state)

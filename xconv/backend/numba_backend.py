@@ -286,9 +286,19 @@ class NumbaBackend(NumbaNorm):
         self._sliced(elementwise.rmsprop, _line(p), _line(g), _line(h), then=(hyper, rho, eps))
 
     def adam(
-        self, p: Array, g: Array, m: Array, v: Array, hyper: Array, beta1: float, beta2: float, eps: float
+        self,
+        p: Array,
+        g: Array,
+        m: Array,
+        v: Array,
+        hyper: Array,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        weight_decay: float = 0.0,
     ) -> None:
-        self._sliced(elementwise.adam, _line(p), _line(g), _line(m), _line(v), then=(hyper, beta1, beta2, eps))
+        settings = hyper, beta1, beta2, eps, weight_decay
+        self._sliced(elementwise.adam, _line(p), _line(g), _line(m), _line(v), then=settings)
 
 
 def _shifts(w: Array, stride: Pair, pool_kernel: Pair) -> list[tuple[slice, ...]]:

@@ -87,7 +87,8 @@ def _calls(dtype: str) -> list[tuple[str, tuple[Any, ...]]]:
     hyper, p, g, s = np.array([0.1, 3.0]), draw(1000), draw(1000), np.abs(draw(1000))
     calls += [("sgd", (p, g, hyper)), ("momentum", (p, g, s, hyper, 0.9, False))]
     calls += [("momentum", (p, g, s, hyper, 0.9, True)), ("adagrad", (p, g, s, hyper, 1e-7))]
-    calls += [("rmsprop", (p, g, s, hyper, 0.9, 1e-7)), ("adam", (p, g, draw(1000), s, hyper, 0.9, 0.999, 1e-7))]
+    calls += [("rmsprop", (p, g, s, hyper, 0.9, 1e-7)), ("adam", (p, g, draw(1000), s, hyper, 0.9, 0.999, 1e-7, 0.0))]
+    calls += [("adam", (p, g, draw(1000), s, hyper, 0.9, 0.999, 1e-7, 0.05))]
     return calls
 
 
