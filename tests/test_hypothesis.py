@@ -183,7 +183,7 @@ def test_a_layer_knows_its_output_or_refuses(kind, size, kernel, stride, pad):
     """Nothing is allocated for the asking, and no size overflows."""
     pad = min(pad, min(kernel) - 1)
     args = (2, kernel) if kind is Conv2D else (kernel,)
-    layer = kind(*args, stride=stride, pad=pad)
+    layer = kind(*args, strides=stride, padding=pad)
     expected = [(size[axis] + 2 * pad - kernel[axis]) // stride[axis] + 1 for axis in (0, 1)]
     if min(expected) >= 1:
         assert layer.output_shape((2, *size)) == (2, *expected)
