@@ -31,7 +31,9 @@ class Arrays:
         return self.xp.empty(shape, dtype)
 
     def contiguous(self, view: Array) -> Array:
-        """A C-contiguous copy of a transposed view."""
+        """The array itself where it is C-contiguous, else a copy that is."""
+        if view.flags.c_contiguous:
+            return view
         out = self.empty(view.shape, view.dtype)
         out[...] = view
         return out

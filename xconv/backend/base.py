@@ -7,6 +7,7 @@ OH and OW output size, KH and KW kernel; `pads` is (top, bottom, left, right); a
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -220,6 +221,29 @@ class Backend(BatchNormAndDropout):
             if dw is not None and db is not None:
                 dw[filters], db[filters] = got[1:]
         return dx, dw, db
+
+    def conv_scratch(
+        self, x_shape: tuple[int, ...], w_shape: tuple[int, ...], out: Pair, itemsize: int
+    ) -> tuple[list[int], list[int]]:
+        """The arrays, in bytes, that conv2d and conv2d_backward need for a while, beside what they give."""
+        places = x_shape[0] * out[0] * out[1]
+        columns, product = (places * math.prod(sizes) * itemsize for sizes in (w_shape[1:], w_shape[:1]))
+        padded = math.prod(x_shape) * itemsize
+        return [columns, product, padded], [columns, columns, product, product, padded]
+
+    def conv_pool_scratch(
+        self,
+        x_shape: tuple[int, ...],
+        w_shape: tuple[int, ...],
+        stride: Pair,
+        out: Pair,
+        pool_kernel: Pair,
+        itemsize: int,
+    ) -> tuple[list[int], list[int]]:
+        """The same of conv2d_relu_max_pool, `out` being the convolution's output: the unpooled map is scratch, too."""
+        unpooled = x_shape[0] * w_shape[0] * out[0] * out[1] * itemsize
+        forward, backward = self.conv_scratch(x_shape, w_shape, out, itemsize)
+        return [*forward, unpooled], [*backward, unpooled]
 
     # ------------------------------------------------------------------ fusions
 

@@ -224,6 +224,12 @@ class CupyBackend(CupyArrays):
         size = max(1, COLUMNS_BYTES // max(1, image))
         return [slice(i, min(i + size, x.shape[0])) for i in range(0, max(1, x.shape[0]), size)]
 
+    def conv_scratch(
+        self, x_shape: tuple[int, ...], w_shape: tuple[int, ...], out: Pair, itemsize: int
+    ) -> tuple[list[int], list[int]]:
+        forward, backward = super().conv_scratch(x_shape, w_shape, out, itemsize)
+        return [min(size, COLUMNS_BYTES) for size in forward], [min(size, COLUMNS_BYTES) for size in backward]
+
     def _transposed_columns(self, x: Array, w: Array, stride: Pair, pads: Pads, dilation: Pair) -> Array:
         oh, ow = window_output(x.shape[2:], w.shape[2:], stride, pads, dilation)
         places = x.shape[0] * oh * ow

@@ -6,6 +6,7 @@ one matrix product gives all filters' maps, and the kernel that follows writes t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -166,6 +167,31 @@ class NumbaBackend(NumbaNorm):
             dw += more_dw
             db += more_db
         return dx, dw.reshape(w.shape), db
+
+    def conv_scratch(
+        self, x_shape: tuple[int, ...], w_shape: tuple[int, ...], out: Pair, itemsize: int
+    ) -> tuple[list[int], list[int]]:
+        """A block of columns and of maps for each thread, and in backward its share of dw."""
+        taps, filters = math.prod(w_shape[1:]), w_shape[0]
+        images = min(_block_size(taps, out, f"f{itemsize}"), -(-x_shape[0] // self.team.threads))
+        places = images * out[0] * out[1] * itemsize
+        block = [taps * places, filters * places] * self.team.threads
+        return block, [*block, *[taps * filters * itemsize] * 2 * self.team.threads]
+
+    def conv_pool_scratch(
+        self,
+        x_shape: tuple[int, ...],
+        w_shape: tuple[int, ...],
+        stride: Pair,
+        out: Pair,
+        pool_kernel: Pair,
+        itemsize: int,
+    ) -> tuple[list[int], list[int]]:
+        """As conv_scratch, with the shifted filters and the pooled map."""
+        reach = [k + (p - 1) * s for k, p, s in zip(w_shape[2:], pool_kernel, stride, strict=True)]
+        shifted = (w_shape[0] * math.prod(pool_kernel), w_shape[1], *reach)
+        pooled = out[0] // pool_kernel[0], out[1] // pool_kernel[1]
+        return self.conv_scratch(x_shape, shifted, pooled, itemsize)
 
     def conv2d(
         self,

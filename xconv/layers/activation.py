@@ -15,6 +15,8 @@ from xconv.layers.base import Context, Layer, Shape
 class ReLU(Layer):
     """y = max(x, 0); dx = dy where y > 0, else 0 (Nair and Hinton 2010)."""
 
+    keeps = "y"
+
     def forward(self, x: Array, ctx: Context) -> tuple[Array, Any]:
         y = self.backend.relu(x)
         return y, y
@@ -50,6 +52,8 @@ class Sigmoid(Layer):
     As max(e, [x >= 0]) / (1 + e) with e = exp(-|x|) <= 1, which overflows for no x and keeps small y exact.
     """
 
+    keeps = "y"
+
     def forward(self, x: Array, ctx: Context) -> tuple[Array, Any]:
         e = self.backend.xp.exp(-abs(x))
         y = self.backend.xp.maximum(e, x >= 0) / (1.0 + e)
@@ -61,6 +65,8 @@ class Sigmoid(Layer):
 
 class Tanh(Layer):
     """y = tanh(x); dx = dy (1 - y^2)."""
+
+    keeps = "y"
 
     def forward(self, x: Array, ctx: Context) -> tuple[Array, Any]:
         y = self.backend.xp.tanh(x)
@@ -76,6 +82,8 @@ class Softmax(Layer):
     `axis` counts as the user sees the axes, the batch's being 0: the last is that of the classes in [N,K], and that of
     the channels of images in a channels_last model. Taking off the largest x changes nothing, and exp cannot overflow.
     """
+
+    keeps = "y"
 
     def __init__(self, axis: int = -1, **base: Any) -> None:
         super().__init__(**base)
@@ -103,6 +111,11 @@ class Softmax(Layer):
 
 class Identity(Layer):
     """y = x, the activation "linear"."""
+
+    keeps = ""
+
+    def memory(self, in_shape: Any, out_shape: Shape, itemsize: int) -> tuple[int, int]:
+        return 0, 0
 
     def forward(self, x: Array, ctx: Context) -> tuple[Array, Any]:
         return x, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -53,6 +54,7 @@ class Layer:
     params: dict[str, Array]
     store: Any = None  # where the parameters lie, once a model is built
     many_inputs: ClassVar[bool] = False  # True: forward gets a tuple of arrays, and backward gives a tuple of dx
+    keeps: ClassVar[str] = "x"  # what `saved` holds on to: the input x, the output y, both, or neither ("")
     activation: Layer | None = None  # applied to the output, as a node of its own
 
     def __init__(
@@ -115,6 +117,10 @@ class Layer:
 
     def update(self, saved: Any) -> None:
         """What a training step changes besides the gradients' work, such as moving averages. Runs before backward."""
+
+    def memory(self, in_shape: Any, out_shape: Shape, itemsize: int) -> tuple[int, int]:
+        """Bytes for each example that y takes (0 where it is a view of x), and that `saved` takes beside x and y."""
+        return math.prod(out_shape) * itemsize, 0
 
     def config(self) -> dict[str, Any]:
         """The arguments that make this layer again, as plain JSON values; name and trainable are added by the model."""

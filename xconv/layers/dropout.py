@@ -18,6 +18,8 @@ class Dropout(Layer):
     same on every backend, and goes on where it was when training is resumed.
     """
 
+    keeps = ""
+
     def __init__(self, rate: float, **base: Any) -> None:
         super().__init__(**base)
         self.rate = checks.number(rate, f"{self.label}: rate", least=0.0)

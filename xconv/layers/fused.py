@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from xconv.backend import Array, Need
-from xconv.layers.base import Context, Layer
+from xconv.layers.base import Context, Layer, Shape
 from xconv.layers.conv import Conv2D
 from xconv.layers.pool import MaxPool2D
 
 
 class ConvReLU(Layer):
     """Conv2D of one group and ReLU without ever storing what ReLU is given. The parameters stay the Conv2D's."""
+
+    keeps = "xy"
 
     def __init__(self, conv: Conv2D) -> None:
         super().__init__(name=conv.name)
@@ -31,6 +33,11 @@ class ConvReLUMaxPool(Layer):
 
     The Conv2D has one group and no dilation, the MaxPool2D no padding.
     """
+
+    keeps = "xy"
+
+    def memory(self, in_shape: Any, out_shape: Shape, itemsize: int) -> tuple[int, int]:
+        return self.pool.memory(in_shape, out_shape, itemsize)
 
     def __init__(self, conv: Conv2D, pool: MaxPool2D) -> None:
         super().__init__(name=conv.name)

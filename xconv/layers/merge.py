@@ -40,6 +40,8 @@ class _Elementwise(_Merge):
 class Add(_Elementwise):
     """y = x1 + x2 + ...; each dx = dy (the shortcut of He et al. 2016)."""
 
+    keeps = ""
+
     def forward(self, x: Any, ctx: Context) -> tuple[Array, Any]:
         return reduce(lambda a, b: a + b, x), len(x)
 
@@ -49,6 +51,8 @@ class Add(_Elementwise):
 
 class Average(_Elementwise):
     """y = (x1 + x2 + ...) / k; each dx = dy / k."""
+
+    keeps = ""
 
     def forward(self, x: Any, ctx: Context) -> tuple[Array, Any]:
         return reduce(lambda a, b: a + b, x) * (1.0 / len(x)), len(x)
@@ -74,6 +78,8 @@ class Multiply(_Elementwise):
 class Maximum(_Elementwise):
     """y = max(x1, x2, ...); dy goes to the first input that is the largest."""
 
+    keeps = "xy"
+
     def forward(self, x: Any, ctx: Context) -> tuple[Array, Any]:
         y = reduce(self.backend.xp.maximum, x)
         return y, (x, y)
@@ -97,6 +103,8 @@ class Concatenate(_Merge):
     `axis` counts as the user sees the axes, the batch's being 0: the last is the channels' of images in a channels_last
     model (channels: Szegedy et al. 2015; Huang et al. 2017). All other sizes must be equal.
     """
+
+    keeps = ""
 
     def __init__(self, axis: int = -1, **base: Any) -> None:
         super().__init__(**base)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numpy as np
+
 from xconv.backend import Array, Need
+from xconv.backend.base import argmax_dtype
 from xconv.layers.base import Context, Layer, Shape
 from xconv.layers.padding import padding_of, pads_of, plain
 from xconv.shapes import Pads, pair, window_output
@@ -48,6 +52,12 @@ class MaxPool2D(_Pool2D):
     or numbers, as Conv2D has it) never wins. (Riesenhuber and Poggio 1999; Deep Learning from Scratch, section 7.3)
     """
 
+    keeps = ""
+
+    def memory(self, in_shape: Any, out_shape: Shape, itemsize: int) -> tuple[int, int]:
+        places = math.prod(out_shape)
+        return places * itemsize, places * np.dtype(argmax_dtype(self.pool_size)).itemsize
+
     def forward(self, x: Array, ctx: Context) -> tuple[Array, Any]:
         y, argmax = self.backend.max_pool(x, self.pool_size, self.strides, self.pads(x.shape[1:]))
         return y, (argmax, x.shape)
@@ -66,6 +76,8 @@ class AvgPool2D(_Pool2D):
     The stride is the window's size unless given. Padding by number counts as zeros, as PyTorch has it; that of "same"
     is left out of the mean, as Keras has it. (LeCun et al. 1989)
     """
+
+    keeps = ""
 
     def forward(self, x: Array, ctx: Context) -> tuple[Array, Any]:
         y = self.backend.avg_pool(x, self.pool_size, self.strides, self.pads(x.shape[1:]))
@@ -103,6 +115,8 @@ class _GlobalPooling2D(Layer):
 class GlobalAveragePooling2D(_GlobalPooling2D):
     """y[n,c] = the mean of x[n,c]; x[N,C,H,W] -> y[N,C] (Lin et al. 2014, section 3.2)."""
 
+    keeps = ""
+
     def forward(self, x: Array, ctx: Context) -> tuple[Array, Any]:
         return x.mean(axis=(2, 3)), x.shape
 
@@ -116,6 +130,11 @@ class GlobalAveragePooling2D(_GlobalPooling2D):
 
 class GlobalMaxPooling2D(_GlobalPooling2D):
     """y[n,c] = the largest x[n,c]; x[N,C,H,W] -> y[N,C]. Its gradient goes to the first maximum alone."""
+
+    keeps = ""
+
+    def memory(self, in_shape: Any, out_shape: Shape, itemsize: int) -> tuple[int, int]:
+        return math.prod(out_shape) * itemsize, math.prod(out_shape) * 8
 
     def forward(self, x: Array, ctx: Context) -> tuple[Array, Any]:
         flat = x.reshape(*x.shape[:2], -1)

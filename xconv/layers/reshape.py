@@ -19,6 +19,12 @@ class Flatten(Layer):
     book and PyTorch (where Keras would still give H, W, C).
     """
 
+    keeps = ""
+
+    def memory(self, in_shape: Any, out_shape: Shape, itemsize: int) -> tuple[int, int]:
+        turned = self.data_format == "channels_last" and len(in_shape) == 3
+        return math.prod(out_shape) * itemsize if turned else 0, 0
+
     def output_shape(self, in_shape: Shape) -> Shape:
         return (math.prod(in_shape),)
 
@@ -35,6 +41,8 @@ class Reshape(Layer):
 
     Where the target has three sizes it is an image's: (H, W, C) in a channels_last model, else (C, H, W).
     """
+
+    keeps = ""
 
     def __init__(self, target_shape: Sequence[int], **base: Any) -> None:
         super().__init__(**base)
@@ -73,6 +81,8 @@ class ZeroPadding2D(Layer):
 
     `padding` is an int, (height, width), or ((top, bottom), (left, right)).
     """
+
+    keeps = ""
 
     def __init__(self, padding: int | tuple[int, int] | tuple[Pads, ...] | Any = 1, **base: Any) -> None:
         super().__init__(**base)

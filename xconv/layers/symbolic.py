@@ -45,9 +45,7 @@ class Tensor:
         raise ConfigError(f"a symbolic tensor holds no numbers; ask a model that ends in it. Received: {self!r}")
 
 
-def Input(
-    shape: Sequence[int], *, name: str | None = None, data_format: str = "channels_last"
-) -> Tensor:
+def Input(shape: Sequence[int], *, name: str | None = None, data_format: str = "channels_last") -> Tensor:
     """An input of a network: `shape` is that of one example, without the batch axis, as (28, 28, 1)."""
     if not isinstance(shape, Sequence) or not shape:
         raise ConfigError(f"Input: shape must be sizes without the batch, as (28, 28, 1). Received: {described(shape)}")

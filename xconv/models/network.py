@@ -222,7 +222,7 @@ class Network:
         for name, given, i in zip(names, x, graph.inputs, strict=True):
             label = what if len(names) == 1 else f"{what}: {name}"
             shape = self._given_shape(i)
-            out.append(checks.images(self._on_host(given), shape, label, empty_ok=empty_ok))
+            out.append(checks.images(self._on_host(given), shape, label, empty_ok=empty_ok, dtype=self.dtype))
         if len({len(array) for array in out}) > 1:
             raise ConfigError(
                 f"{what}: expected as many examples in each input. Received: "

@@ -6,6 +6,8 @@ import math
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from xconv.models.memory import training_step_bytes
+
 if TYPE_CHECKING:
     from xconv.models.network import Network
 
@@ -44,6 +46,7 @@ def facts(model: Network, batch_size: int = 32) -> dict[str, Any]:
                 "inputs": [called[source] for source in node.sources],
             }
         )
+    optimizer = getattr(model, "optimizer", None)
     trainable, fixed = (sum(pair[i] for pair in counts.values()) for i in (0, 1))
     return {
         "model": model.name,
@@ -51,6 +54,10 @@ def facts(model: Network, batch_size: int = 32) -> dict[str, Any]:
         "total_params": trainable + fixed,
         "trainable_params": trainable,
         "non_trainable_params": fixed,
+        "batch_size": batch_size,
+        "backend": model.backend.name,
+        "optimizer": None if optimizer is None else type(optimizer).__name__,
+        "peak_bytes": training_step_bytes(model, batch_size),
     }
 
 
@@ -87,5 +94,8 @@ def text(model: Network, batch_size: int = 32) -> str:
             f"Total params: {about['total_params']:,} ({about['total_params'] * model.itemsize / 2**20:.2f} MB)",
             f"Trainable params: {about['trainable_params']:,}",
             f"Non-trainable params: {about['non_trainable_params']:,}",
+            f"A training step of {batch_size}: {about['peak_bytes'] / 2**20:.0f} MB beside them"
+            + (f", {about['optimizer']}" if about["optimizer"] else "")
+            + f", {about['backend']}",
         ]
     )

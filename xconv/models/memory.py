@@ -1,0 +1,145 @@
+"""The memory that a training step will take, told from shapes alone: nothing is allocated to find out."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from xconv.layers import Conv2D
+from xconv.layers.fused import ConvReLU, ConvReLUMaxPool
+from xconv.plan import Plan, Run
+
+if TYPE_CHECKING:
+    from xconv.models.network import Network
+
+
+class _Pool:
+    """Bytes that are held, and the most that ever were. Idle blocks wait for the next of their size, as in HostPool."""
+
+    def __init__(self, limit: int = 1 << 28) -> None:
+        self.now = self.most = 0
+        self._limit = limit
+        self._idle: Counter[int] = Counter()
+        self._idle_bytes = 0
+
+    def take(self, size: int) -> None:
+        if self._idle[size]:
+            self._idle[size] -= 1
+            self._idle_bytes -= size
+        else:
+            self.now += size
+            self.most = max(self.most, self.now)
+
+    def give_back(self, size: int) -> None:
+        if self._idle_bytes + size <= self._limit:
+            self._idle[size] += 1
+            self._idle_bytes += size
+        else:
+            self.now -= size
+
+    def borrow(self, sizes: list[int]) -> None:
+        """Taken all at once and given back."""
+        for size in sizes:
+            self.take(size)
+        for size in sizes:
+            self.give_back(size)
+
+
+def training_step_bytes(model: Network, batch_size: int) -> int:
+    """The most that a training step adds to the built model: gradients, the optimizer's state, activations, scratch.
+
+    The batch itself is counted. What compilation takes is not, nor what the interpreter does.
+    """
+    plan = Plan(model.graph, model.backend, fuse=model.fuse)
+    size = model.itemsize
+    parameters = sum(math.prod(spec.shape) for _, _, spec in model.graph.specs.values()) * size
+    optimizer = getattr(model, "optimizer", None)
+    slots = len(optimizer.slots) if optimizer is not None else 0
+    return parameters * (1 + slots) + _activations(plan, batch_size, size)
+
+
+def _activations(plan: Plan, n: int, itemsize: int) -> int:
+    graph, pool = plan.graph, _Pool()
+
+    def full(node: int) -> int:
+        return n * math.prod(graph.shapes[node]) * itemsize
+
+    memory: dict[int, tuple[int, int]] = {}  # of each run: y, and what is kept beside x and y
+    holders: Counter[int] = Counter()  # who still holds each array, by the node that gave it
+    home = {i: i for i in graph.inputs}  # whose memory a node's output lies in
+    sizes = {i: full(i) for i in graph.inputs}
+    turned = graph.data_format == "channels_last"
+    for i in graph.inputs:
+        pool.take(sizes[i])
+        if turned and len(graph.shapes[i]) == 3 and graph.shapes[i][0] > 1:
+            pool.take(sizes[i])  # channels first beside the batch as it came
+    readers = plan.readers.copy()
+
+    def release(node: int) -> None:
+        holders[home[node]] -= 1
+        if not holders[home[node]]:
+            pool.give_back(sizes[home[node]])
+
+    kept: dict[int, list[int]] = {}
+    for run in plan.runs:
+        y, more = (n * part for part in run.layer.memory(_in_shape(plan, run), graph.shapes[run.id], itemsize))
+        memory[run.id] = y, more
+        pool.take(y)
+        pool.take(more)
+        pool.borrow(_scratch(plan, run, n, itemsize)[0])
+        home[run.id] = run.id if y else home[run.sources[0]]
+        sizes[run.id] = y
+        kept[run.id] = [*(run.sources if "x" in run.layer.keeps else ()), *([run.id] if "y" in run.layer.keeps else ())]
+        for node in [*kept[run.id], run.id]:
+            holders[home[node]] += 1
+        for source in run.sources:
+            readers[source] -= 1
+            if not readers[source]:
+                if source >= 0:
+                    release(source)
+    gradients: dict[int, int] = {}
+    for output in plan.outputs:
+        gradients[output] = full(output)
+        pool.take(full(output))
+    for run in reversed(plan.runs):
+        need = plan.needs[run.id]
+        if run.id not in gradients:
+            continue
+        if need.params:
+            owned = sum(math.prod(s.shape) for s in run.layer.param_specs(_in_shape(plan, run)).values()) * itemsize
+            pool.take(owned)
+            pool.give_back(owned)
+        pool.borrow(_scratch(plan, run, n, itemsize)[1])
+        if need.x:
+            for source in run.sources:
+                if source not in gradients:
+                    gradients[source] = full(source) if memory[run.id][0] else 0
+                    pool.take(gradients[source])
+        pool.give_back(gradients.pop(run.id))
+        pool.give_back(memory[run.id][1])
+        for node in kept[run.id]:
+            release(node)
+    return pool.most
+
+
+def _in_shape(plan: Plan, run: Run) -> object:
+    shapes = tuple(plan.graph.shapes[source] for source in run.sources)
+    return shapes if run.layer.many_inputs else shapes[0]
+
+
+def _scratch(plan: Plan, run: Run, n: int, itemsize: int) -> tuple[list[int], list[int]]:
+    """What a convolution takes for a while, forward and backward."""
+    layer = run.layer
+    conv = layer.conv if isinstance(layer, ConvReLU | ConvReLUMaxPool) else layer
+    if not isinstance(conv, Conv2D):
+        return [], []
+    in_shape = plan.graph.shapes[run.sources[0]]
+    _, height, width = plan.graph.shapes[run.nodes[0]]
+    out = height, width
+    weights = conv.param_specs(in_shape)["w"].shape
+    if isinstance(layer, ConvReLUMaxPool):
+        return plan.backend.conv_pool_scratch(
+            (n, *in_shape), weights, conv.strides, out, layer.pool.pool_size, itemsize
+        )
+    return plan.backend.conv_scratch((n, *in_shape), weights, out, itemsize)
