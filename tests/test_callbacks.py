@@ -111,6 +111,12 @@ def test_reduce_on_plateau_forgets_between_runs_but_not_the_rate(capsys):
     assert model.optimizer.lr == pytest.approx(0.1)
 
 
+def test_reduce_on_plateau_never_raises_a_rate():
+    model = Pretended(lr=0.2)
+    run(ReduceLROnPlateau(patience=1, min_lr=0.3), [1, 1, 1], model=model)
+    assert model.optimizer.lr == 0.2
+
+
 @pytest.mark.parametrize(
     ("schedule", "rates"),
     [

@@ -86,7 +86,6 @@ class ReduceLROnPlateau(Monitored):
         current = self.monitored(logs)
         if self.cooling:
             self.cooling -= 1
-            self.wait = 0
         if self.better(current, self.best):
             self.best = current
             self.wait = 0
