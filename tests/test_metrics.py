@@ -166,12 +166,6 @@ def test_names():
     assert metrics.TopKAccuracy(3).name == "top_3_accuracy" and metrics.TopKAccuracy(3, name="best").name == "best"
 
 
-def test_correct(backend):
-    logits, labels = draw(N, K, seed=8), np.arange(N) % K
-    found = metrics.correct(backend.asarray(logits), backend.asarray(labels))
-    assert int(backend.to_numpy(found)) == counted(logits, labels) * N
-
-
 @pytest.mark.skipif(bool(standin.MISSING), reason=f"stand-in: {standin.MISSING}")
 @pytest.mark.parametrize("loss", ["categorical_crossentropy", "binary_crossentropy", "mse"])
 @pytest.mark.parametrize("spec", ["accuracy", "top_k", "binary_accuracy", "mse", "mae"])

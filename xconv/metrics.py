@@ -190,8 +190,3 @@ def _accuracy(loss: Loss | None, out_shape: tuple[int, ...]) -> Metric:
     if activation is None:
         activation = "sigmoid" if out_shape[-1:] == (1,) else "softmax"
     return BinaryAccuracy() if activation == "sigmoid" else CategoricalAccuracy()
-
-
-def correct(logits: Array, labels: Array) -> Array:
-    """How many rows of logits[N,K] have their first largest entry at labels[N]: an array of shape ()."""
-    return (logits.argmax(axis=1) == labels).sum()
