@@ -28,7 +28,7 @@ from xconv.callbacks import *  # noqa: E402, F403
 from xconv.errors import XconvError  # noqa: E402
 from xconv.layers import *  # noqa: E402, F403
 from xconv.models import Model, Sequential, load, load_model  # noqa: E402
-from xconv.optimizers import SGD, AdaGrad, Adam, Momentum, Nesterov, RMSprop  # noqa: E402
+from xconv.optimizers import SGD, AdaGrad, Adam, AdamW, Momentum, Nesterov, RMSprop  # noqa: E402
 
 __version__ = "0.1.0"
 
@@ -38,6 +38,7 @@ __all__ = [
     "SGD",
     "AdaGrad",
     "Adam",
+    "AdamW",
     "Backend",
     "BackendInfo",
     "Model",
