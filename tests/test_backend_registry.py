@@ -65,6 +65,7 @@ def test_every_place_takes_a_name_or_a_backend(backend, monkeypatch):
         xconv.SimpleConvNet(backend="numpy").to(backend.name),
     ):
         assert model.backend is backend
+        model.predict(np.zeros((1, 1, 28, 28)))  # layers are bound once they run
         assert all(node.layer.backend is backend for node in model.graph.nodes)
         assert isinstance(model.params["W1"], backend.array_type)
 
