@@ -19,6 +19,7 @@ ROWS = (
     "initializers parameters regularizers schedules utils",
     "layers losses optimizers",
     "graph metrics",
+    "plan",
     "data checkpoint callbacks",
     "models",
     "book",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,25 @@ from threadpoolctl import ThreadpoolController
 
 from xconv.backend.base import Array, Backend
 from xconv.backend.hostpool import HostPool
+
+
+BLOCK = 1 << 15  # entries: what an optimizer's formula makes on its way then stays in cache, and takes no memory
+
+
+def _by_blocks(formula: Callable[..., None]) -> Callable[..., None]:
+    """An optimizer's formula over one block of the flat buffer after another: to the same bits, entry by entry."""
+
+    @wraps(formula)
+    def by_blocks(self: Backend, p: Array, *args: Any, **settings: Any) -> None:
+        if p.ndim != 1:
+            return formula(self, p, *args, **settings)
+        for first in range(0, p.size, BLOCK):
+            part = slice(first, first + BLOCK)
+            lines = [a[part] if getattr(a, "shape", None) == p.shape and p.size > BLOCK else a for a in args]
+            formula(self, p[part], *lines, **settings)
+        return None
+
+    return by_blocks
 
 
 class NumpyBackend(Backend):
@@ -56,3 +77,9 @@ def cpu_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+    sgd = _by_blocks(Backend.sgd)
+    momentum = _by_blocks(Backend.momentum)
+    adagrad = _by_blocks(Backend.adagrad)
+    rmsprop = _by_blocks(Backend.rmsprop)
+    adam = _by_blocks(Backend.adam)
