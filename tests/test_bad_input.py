@@ -11,7 +11,7 @@ import pytest
 from tests import standin
 from tests.conftest import BACKENDS, load
 from tests.mistakes import CLASSES, SHAPE, OnAnotherDevice, images, labels, message, network, prints, with_value
-from xconv import Dense, Flatten, Sequential
+from xconv import Dense, Flatten, Model, Sequential
 from xconv.errors import BackendError, DataError, DTypeError, ShapeError, XconvError
 
 # name: (x, t, error, what follows "predict: " or "loss: ")
@@ -193,9 +193,7 @@ def test_labels(model, mistake):
 
 
 def test_a_missing_channel_axis_is_named(backend):
-    model = Sequential(
-        [Flatten(), Dense(2)], input_shape=(1, 4, 4), data_format="channels_first", backend=backend
-    )
+    model = Sequential([Flatten(), Dense(2)], input_shape=(1, 4, 4), data_format="channels_first", backend=backend)
     message(
         ShapeError,
         "predict: x: expected shape (N, 1, 4, 4). Received: shape (7, 4, 4); the channel axis is missing: "
