@@ -37,7 +37,7 @@ def test_bench(run):
     for kind in ("train", "infer"):
         assert result[f"{kind}_images_per_second"] == pytest.approx(1e5 / result[f"{kind}_ms"])
     code, out, err = run("bench", "--backend", "numpy", "--steps", "2", "--batch-size", "8")
-    assert code == 0 and "images/s" in out and "batch 8, float32" in out and "preparing" in err
+    assert code == 0 and "images/s" in out and "batch 8, float32" in out and "getting ready" in err
 
 
 def test_backends(run):

@@ -50,7 +50,7 @@ def test_train_on_the_sample(tmp_path):
     _, _, x, t = data.load().arrays()
     assert net.accuracy(x, t) == pytest.approx(result["test_accuracy"], abs=2e-4)
 
-    assert "preparing kernels" in done.stderr and "ready after" in done.stderr
+    assert "getting ready" in done.stderr and "ready after" in done.stderr
     assert re.search(
         r"epoch 1/1: loss 0\.\d{4}  accuracy 0\.\d{4}  val_loss 0\.\d{4}  val_acc\w+ 0\.\d{4}  [\d,]+ images/s",
         done.stderr,
