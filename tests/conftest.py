@@ -14,6 +14,7 @@ from xconv.backend import Backend, get_backend
 from xconv.cli import main
 from xconv.errors import BackendError
 
+pytest.register_assert_rewrite("tests.checks", "tests.cli", "tests.mistakes")  # their asserts, too, show what differs
 settings.register_profile("xconv", deadline=None, derandomize=True, max_examples=60, print_blob=True)
 settings.load_profile("xconv")
 

@@ -148,7 +148,7 @@ LABELS: dict[str, tuple[Any, type[XconvError], str]] = {
 }
 
 USES: dict[str, Callable[[Model, Any, Any], object]] = {
-    "evaluate": lambda model, x, t: model.accuracy(x, t),
+    "accuracy": lambda model, x, t: model.accuracy(x, t),
     "loss": lambda model, x, t: model.loss(x, t),
     "gradient": lambda model, x, t: model.gradient(x, t),
     "fit": lambda model, x, t: model.fit(x, t, verbose=0),
