@@ -159,7 +159,9 @@ USES: dict[str, Callable[[Model, Any, Any], object]] = {
 
 
 def place(use: str, text: str) -> str:
-    """`use` in front of a message; of validation the argument is "validation x"."""
+    """`use` in front of a message; in fit, Keras's, labels are y, and of validation the argument is "validation x"."""
+    if use.startswith("fit"):
+        text = text.replace("t: ", "y: ", 1) if text.startswith("t: ") else text
     return f"{use} {text}" if use.endswith("validation") else f"{use}: {text}"
 
 

@@ -40,17 +40,17 @@ CALLS: dict[str, tuple[Callable[[Model], object], type[XconvError], str]] = {
     "fit: batch size 0": (
         lambda model: model.fit(images(), labels(), batch_size=0),
         ConfigError,
-        "batch_size must be an integer >= 1. Received: 0",
+        "fit: batch_size must be an integer >= 1. Received: 0",
     ),
     "epochs 0": (
         lambda model: model.fit(images(), labels(), epochs=0),
         ConfigError,
-        "epochs must be an integer >= 1. Received: 0",
+        "fit: epochs must be an integer >= 1. Received: 0",
     ),
     "optimizer by name": (
         lambda model: model.compile("adum"),
         ConfigError,
-        "Received: 'adum'",
+        "unknown optimizer: expected one of sgd, momentum, nesterov, adagrad, rmsprop, adam, adamw. Received: 'adum'",
     ),
     "validation": (
         lambda model: model.fit(images(), labels(), validation_data=3),
@@ -64,8 +64,15 @@ CALLS: dict[str, tuple[Callable[[Model], object], type[XconvError], str]] = {
     ),
 }
 
+
 def row(layers, shape, backend):
     return Sequential(layers, input_shape=shape, data_format="channels_first", backend=backend)
+
+
+def maps(backend):
+    model = row([Conv2D(2, 3)], SHAPE, backend)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    return model
 
 
 # what is asked of a backend; the model never comes to be
@@ -115,14 +122,14 @@ BUILDS: dict[str, tuple[Callable[[Backend], object], type[XconvError], str]] = {
         "conv2d1 (Conv2D): expected images, (channels, height, width). Received: shape (240,)",
     ),
     "no layers": (
-        lambda b: row([], SHAPE, b),
+        lambda b: row([], SHAPE, b).predict(images()),
         ConfigError,
-        "a network needs at least one layer. Received: none",
+        "sequential: no layers yet: add some first. Received: an empty model",
     ),
     "not a layer": (
         lambda b: row([ReLU], SHAPE, b),
         ConfigError,
-        "expected xconv layers. Received: <class 'xconv.layers.activation.ReLU'>",
+        "sequential: expected xconv layers. Received: <class 'xconv.layers.activation.ReLU'>",
     ),
     "names that clash": (
         lambda b: row([ReLU(name="a"), ReLU(name="a")], SHAPE, b),
@@ -140,10 +147,10 @@ BUILDS: dict[str, tuple[Callable[[Backend], object], type[XconvError], str]] = {
         "Input: each size of shape must be an integer >= 1. Received: 0",
     ),
     "labels for maps": (
-        lambda b: row([Conv2D(2, 3)], SHAPE, b).loss(images(), labels()),
+        lambda b: maps(b).loss(images(), labels()),
         ShapeError,
-        "loss: t: labels need logits (N, classes); end the network with Flatten and Dense. "
-        "Received: a network whose output is (N, 2, 8, 6)",
+        "loss: t: sparse_categorical_crossentropy expects targets of shape (5, 2, 8) for outputs of shape "
+        "(5, 2, 8, 6). Received: array of shape (5,), dtype int64",
     ),
     "dtype": (
         lambda b: network(b, dtype="float16"),
