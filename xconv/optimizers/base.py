@@ -39,9 +39,8 @@ def _other_names(init: Callable[..., None]) -> Callable[..., None]:
         try:
             signature.bind(self, *args, **given)
         except TypeError as error:
-            raise ConfigError(
-                f"{kind}: {error}: expected {', '.join(named)}. Received: {described((*args, *given.items()))}"
-            ) from None
+            received = ", ".join([*map(described, args), *(f"{name}={described(v)}" for name, v in given.items())])
+            raise ConfigError(f"{kind}: {error}: expected {', '.join(named)}. Received: {received}") from None
         init(self, *args, **given)
 
     return renaming
@@ -166,7 +165,8 @@ class Optimizer:
     def apply(self, params: Mapping[str, Array], grads: Mapping[str, Array]) -> None:
         """The device's part of a step: all of the rest. Once done, it can be recorded and replayed."""
         if isinstance(params, Parameters) and isinstance(grads, Parameters) and _same_layout(params, grads):
-            backend = self._bind(params.backend)
+            backend = params.backend
+            self._bind(backend)
             parts = params.trained()
             whole = self._state_of("", params.flat)
             state = [{slot: a[part] for slot, a in whole.items()} for part in parts]
@@ -174,12 +174,16 @@ class Optimizer:
             if self.clipnorm is None:
                 gs = self._clipped([grads.flat[part] for part in parts])
             else:
-                gs = [self._by_own_norm(params, grads).flat[part] for part in parts]
+                clipped = self._by_own_norm(params, grads)
+                gs = [clipped.flat[part] for part in parts]
         else:
             fixed = params.fixed if isinstance(params, Parameters) else ()
             names = [name for name in params if name not in fixed]
+            if not names and not isinstance(params, Parameters):
+                raise ConfigError(f"{type(self).__name__}: expected parameters by name. Received: {described(params)}")
+            backend = params.backend if isinstance(params, Parameters) else backend_of(params[names[0]])
             self._check(names, params, grads)
-            backend = self._bind(params.backend if isinstance(params, Parameters) else backend_of(params[names[0]]))
+            self._bind(backend)
             # Of a number alone a view: the formulas take the learning rate as an array of one entry.
             ps, gs = ([a[name][None] if a[name].ndim == 0 else a[name] for name in names] for a in (params, grads))
             state = [self._state_of(name, p) for name, p in zip(names, ps, strict=True)]
@@ -193,8 +197,6 @@ class Optimizer:
         raise NotImplementedError(f"{type(self).__name__}: no step")
 
     def _check(self, names: list[str], params: Mapping[str, Array], grads: Mapping[str, Array]) -> None:
-        if not names and not isinstance(params, Parameters):
-            raise ConfigError(f"{type(self).__name__}: expected parameters by name. Received: {described(params)}")
         missing = [name for name in names if name not in grads]
         if missing:
             raise ConfigError(
@@ -246,21 +248,20 @@ class Optimizer:
         for slot in self.slots:
             if slot not in slots:
                 slots[slot] = self._xp.zeros_like(p)
-            elif slots[slot].shape != p.shape:
+            elif (slots[slot].shape, slots[slot].dtype) != (p.shape, p.dtype):
                 raise ConfigError(
                     f"{type(self).__name__}: its state is that of other parameters; give each model its own optimizer, "
-                    f"as optimizer.fresh(). Received: {described(p)}, state of shape {slots[slot].shape}"
+                    f"as optimizer.fresh() is. Received: parameters, {described(p)}; state, {described(slots[slot])}"
                 )
         return slots
 
-    def _bind(self, backend: Backend) -> Backend:
+    def _bind(self, backend: Backend) -> None:
         """Keep the state where the parameters are: a model that moves takes its optimizer along."""
         if self._backend is not backend:
             arrays = {"hyper": np.array([self._lr, 0.0])}
             if self._backend is not None:
                 arrays = {name: self._backend.to_numpy(a) for name, a in self.state_arrays().items()}
             self._place(arrays, backend)
-        return backend
 
     def _place(self, arrays: Mapping[str, Any], backend: Backend) -> None:
         self._backend, self._state = backend, {}
@@ -284,10 +285,11 @@ class Optimizer:
 
     def load_state(self, arrays: Mapping[str, np.ndarray], backend: Backend) -> None:
         """Go on where the optimizer was whose `state_arrays` these are, copied to the host."""
-        if "hyper" not in arrays or np.shape(arrays["hyper"]) != (2,):
+        slots = {key.rpartition(":")[2] for key in arrays} - {"hyper"}
+        if "hyper" not in arrays or np.shape(arrays["hyper"]) != (2,) or not slots <= set(self.slots):
+            expected = ", ".join(("'hyper' of shape (2,)", *map(repr, self.slots)))
             raise ConfigError(
-                f"{type(self).__name__}: expected the state of an optimizer, with 'hyper' of shape (2,). "
-                f"Received: {described(dict(arrays))}"
+                f"{type(self).__name__}: expected the state of one: {expected}. Received: {described(dict(arrays))}"
             )
         self._place({name: np.array(a) for name, a in arrays.items()}, backend)
         self._lr, self.steps = float(arrays["hyper"][0]), int(arrays["hyper"][1])
