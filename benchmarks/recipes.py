@@ -1,10 +1,12 @@
-"""Full-length training runs over many seeds: the book's recipe and ours, test accuracy after each epoch.
+"""Full-length training runs over many seeds: published recipes and ours, test accuracy after each epoch.
 
-    python benchmarks/recipes.py {book,he} [--backend NAME] [--seeds 0-9] [--epochs N] [--data mnist] [--out DIR]
+    python benchmarks/recipes.py {book,he,keras-mnist,mnist-dropout} [--backend NAME] [--seeds 0-9] [--epochs N]
+                                 [--data mnist] [--out DIR]
 
 `book` is AdaGrad 0.06 from weights of standard deviation 0.01, 10 epochs, seeds 0 to 9; `he` is He initialisation and
-Adam 1e-3, 20 epochs with the accuracy after 10 and after 20, seeds 0 to 4. Shuffles are keyed by seed and epoch, so the
-first 10 epochs of a run of 20 are the run of 10. Data as xconv.data.load finds it: $XCONV_DATA_DIR or a download.
+Adam 1e-3, 20 epochs with the accuracy after 10 and after 20, seeds 0 to 4; the others are networks of the zoo with
+their recipes, seeds 0 to 2. Shuffles are keyed by seed and epoch, so the first 10 epochs of a run of 20 are the run of
+10. Data as xconv.data.load finds it: $XCONV_DATA_DIR or a download.
 """
 
 from __future__ import annotations
@@ -23,9 +25,13 @@ import xconv
 from xconv import zoo
 from xconv.errors import DeadNetworkWarning
 
-MODEL = "simple-convnet"
-# name -> (recipe of the zoo, seeds, epochs to train, epochs after which the accuracy is reported)
-STUDIES = {"book": ("book", range(10), (10,)), "he": ("default", range(5), (10, 20))}
+# name -> (network of the zoo, its recipe, seeds, epochs after which the accuracy is reported)
+STUDIES = {
+    "book": ("simple-convnet", "book", range(10), (10,)),
+    "he": ("simple-convnet", "default", range(5), (10, 20)),
+    "keras-mnist": ("keras-mnist", "default", range(3), (5,)),
+    "mnist-dropout": ("mnist-dropout", "default", range(3), (20,)),
+}
 
 
 class Said(xconv.callbacks.Callback):
@@ -44,10 +50,12 @@ class Said(xconv.callbacks.Callback):
         )
 
 
-def run(recipe: zoo.Recipe, seed: int, epochs: int, backend: str, data: tuple[Any, ...]) -> dict[str, Any]:
+def run(
+    name: str, recipe: zoo.Recipe, seed: int, epochs: int, backend: str, data: xconv.data.DataSet
+) -> dict[str, Any]:
     """Train from one seed; the test accuracy of every epoch, and whether the network died."""
-    x, t, test_x, test_t = data
-    model = zoo.entry(MODEL).build(recipe, backend=backend, seed=seed)
+    model = zoo.entry(name).build(recipe, backend=backend, seed=seed)
+    x, t, test_x, test_t = data.arrays(model.dtype, model.data_format)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         history = model.fit(
@@ -84,7 +92,7 @@ def report(result: dict[str, Any]) -> str:
     rows.append(["mean", *(f"{statistics.mean(values):.3f} %" for values in by_end)])
     rows.append(["least..most", *(f"{min(values):.2f}..{max(values):.2f} %" for values in by_end)])
     speed = statistics.median(row["images_per_second"] for row in runs)
-    title = f"{MODEL} on {result['data']}, recipe {result['recipe']}, backend {result['backend']}, float32"
+    title = f"{result['model']} on {result['data']}, recipe {result['recipe']}, backend {result['backend']}, float32"
     return (
         f"{title}\n\n{table(['seed', *(f'test accuracy after {epoch} epochs' for epoch in ends)], rows)}\n\n"
         f"{about_lines(result)}; {speed:,.0f} training images/s"
@@ -109,19 +117,22 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="also write recipe-STUDY.json and recipe-STUDY.md into this folder")
     args = parser.parse_args()
     without_core_type()
-    name, seeds, ends = STUDIES[args.study]
+    model, name, seeds, ends = STUDIES[args.study]
     if args.epochs is not None:
         ends = tuple(sorted({min(end, args.epochs) for end in (*ends, args.epochs)}))
-    recipe = zoo.recipe(MODEL, name)
+    recipe = zoo.recipe(model, name)
     try:
         backend = xconv.get_backend(args.backend)
-        data = xconv.data.load(args.data).arrays()
+        data = xconv.data.load(args.data)
     except xconv.XconvError as error:
         sys.exit(f"recipes: {error}")
     result: dict[str, Any] = {
         **about(),
-        "model": MODEL,
-        "recipe": f"{recipe.optimizer} {recipe.lr:g}, weights {recipe.weight_init}, batch {recipe.batch_size}",
+        "model": model,
+        "recipe": ", ".join(
+            [f"{recipe.optimizer} {recipe.lr:g}", f"batch {recipe.batch_size}"]
+            + [f"{key} {value}" for key, value in recipe.settings.items()]
+        ),
         "data": args.data,
         "backend": backend.name,
         "blas": backend.describe().get("blas"),
@@ -129,7 +140,7 @@ def main() -> None:
         "runs": [],
     }
     for seed in args.seeds or seeds:
-        result["runs"].append(run(recipe, seed, max(ends), backend.name, data))
+        result["runs"].append(run(model, recipe, seed, max(ends), backend.name, data))
         if args.out is not None:
             write_json(args.out / f"recipe-{args.study}.json", result)
             (args.out / f"recipe-{args.study}.md").write_text(report(result) + "\n", encoding="utf-8")
