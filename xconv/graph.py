@@ -117,7 +117,10 @@ def _name(nodes: Sequence[Node]) -> None:
     taken = Counter(layer.name for layer in layers if layer.name is not None and layer not in hidden)
     twice = [name for name, times in taken.items() if times > 1]
     if twice:
-        raise ConfigError(f"layer names must differ. Received: {twice[0]!r} for {taken[twice[0]]} layers")
+        raise ConfigError(
+            "layer names must differ; layers without a name are named anew in each model, so give those a name= that "
+            f"are to meet in one. Received: {twice[0]!r} for {taken[twice[0]]} layers"
+        )
     counts: Counter[str] = Counter()
     for node in nodes:
         layer, kind = node.layer, type(node.layer).__name__.lower()

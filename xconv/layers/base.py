@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
+
 from xconv.backend import Array, Backend, Need
 from xconv.errors import ConfigError, ShapeError, described
 from xconv.initializers import Initializer
@@ -56,6 +58,7 @@ class Layer:
     many_inputs: ClassVar[bool] = False  # True: forward gets a tuple of arrays, and backward gives a tuple of dx
     keeps: ClassVar[str] = "x"  # what `saved` holds on to: the input x, the output y, both, or neither ("")
     activation: Layer | None = None  # applied to the output, as a node of its own
+    output: Tensor | None = None  # what the last call of this layer gave
 
     def __init__(
         self,
@@ -86,6 +89,28 @@ class Layer:
     def __call__(self, inputs: Tensor | Sequence[Tensor]) -> Tensor:
         """This layer applied to what `xconv.Input` or another layer gave; a list of those for a layer that merges."""
         return connect(self, inputs)
+
+    def get_weights(self) -> list[np.ndarray]:
+        """Copies of the parameters, on the host, in the order of `param_specs`."""
+        self._expect_store("get_weights")
+        return [np.array(self.backend.to_numpy(array)) for array in self.params.values()]
+
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        """What `get_weights` gave, written back."""
+        self._expect_store("set_weights")
+        if len(weights) != len(self.params):
+            raise ConfigError(
+                f"{self.label}: set_weights: expected {len(self.params)} arrays. Received: {len(weights)}"
+            )
+        for name, array in zip(self.params, weights, strict=True):
+            self.store.parameters[f"{self.name}.{name}"] = array
+
+    def _expect_store(self, what: str) -> None:
+        if self.store is None:
+            raise ConfigError(
+                f"{self.label}: {what}: a layer has its weights once its model is used: ask model.params or "
+                "model.predict first. Received: a layer without weights"
+            )
 
     @property
     def label(self) -> str:

@@ -78,7 +78,9 @@ def connect(layer: Layer, inputs: Any) -> Tensor:
     inside = tuple(tensor.inside for tensor in tensors)
     out = tuple(layer.output_shape(inside if layer.many_inputs else inside[0]))
     y = Tensor(out, layer.data_format, None, layer, tensors)
-    if layer.activation is None:
-        return y
-    layer.activation.data_format = layer.data_format
-    return Tensor(tuple(layer.activation.output_shape(out)), layer.data_format, None, layer.activation, (y,), True)
+    if layer.activation is not None:
+        layer.activation.data_format = layer.data_format
+        after = tuple(layer.activation.output_shape(out))
+        y = Tensor(after, layer.data_format, None, layer.activation, (y,), True)
+    layer.output = y
+    return y

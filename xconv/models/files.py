@@ -184,13 +184,15 @@ def _training(model: Model) -> dict[str, Any] | None:
     if model.optimizer is None or model._asked[0] is None:
         return None
     found = model._compiled("save")
-    told = {
-        "optimizer": model.optimizer.config(),
-        "loss": {head.name: head.declared.config() for head in found},
+    optimizer, losses_told = model.optimizer.config(), {head.name: head.declared.config() for head in found}
+    if optimizer is None or any(config is None for config in losses_told.values()):
+        return None
+    return {
+        "optimizer": optimizer,
+        "loss": losses_told,
         "metrics": {head.name: [metric.name for metric in head.metrics] for head in found},
         "loss_weights": {head.name: head.weight for head in found},
     }
-    return None if any(config is None for config in told["loss"].values()) else told
 
 
 def _compile(path: Path, model: Model, told: dict[str, Any]) -> None:

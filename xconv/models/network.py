@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from xconv import checks, streams
 from xconv.backend import Array, Backend, get_backend
-from xconv.errors import ConfigError, described
+from xconv.errors import ConfigError, ShapeError, described
 from xconv.graph import Graph
 from xconv.layers import Context, Layer
 from xconv.layers.symbolic import Tensor
@@ -119,6 +120,39 @@ class Network:
     def classes(self) -> int:
         """Size of the last axis of the first output."""
         return self.output_shape[-1]
+
+    def count_params(self) -> int:
+        """How many numbers all parameters are, moving statistics included. Allocates nothing."""
+        return sum(math.prod(spec.shape) for _, _, spec in self.graph.specs.values())
+
+    def __call__(self, inputs: Tensor | Sequence[Tensor]) -> Any:
+        """This network's layers, with their weights, applied to other tensors: part of a larger network."""
+        graph, given = self.graph, listed(inputs)
+        if len(given) != len(graph.inputs):
+            raise ShapeError(f"{self.name}: expected {len(graph.inputs)} tensors. Received: {len(given)}")
+        values = dict(zip(graph.inputs, given, strict=True))
+        for i, tensor in values.items():
+            if isinstance(tensor, Tensor) and tensor.inside != graph.shapes[i]:
+                expected = None, *self._given_shape(i)
+                raise ShapeError(f"{self.name}: expected a tensor of shape {expected}. Received: {tensor!r}")
+        for node in graph.nodes:
+            sources = [values[i] for i in node.sources]
+            if node.hidden:  # its layer's call included it
+                values[node.id] = sources[0]
+            else:
+                values[node.id] = node.layer(sources if node.layer.many_inputs else sources[0])
+        outs = [values[i] for i in graph.outputs]
+        return outs if len(outs) > 1 else outs[0]
+
+    @property
+    def trainable(self) -> bool:
+        """Whether any layer is trained; assigning freezes or unfreezes all."""
+        return any(layer.trainable for layer in self.layers)
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        for layer in self.layers:
+            layer.trainable = bool(value)
 
     def freeze(self, *names: str) -> None:
         """Keep the layers of these names, or all, as they are: no gradient, no moving statistics, not one bit."""

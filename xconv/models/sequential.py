@@ -7,6 +7,7 @@ from typing import Any
 
 from xconv.backend import Backend
 from xconv.errors import ConfigError, described
+from xconv.graph import Graph
 from xconv.layers import Input, Layer
 from xconv.layers.symbolic import Tensor
 from xconv.models.model import Model
@@ -60,6 +61,13 @@ class Sequential(Model):
         return layer
 
     @property
+    def graph(self) -> Graph:
+        """The nodes; ConfigError where there is no layer, or the input's shape is not known yet."""
+        if self._graph is None and not self._row:
+            raise ConfigError(f"{self.name}: no layers yet: add some first. Received: an empty model")
+        return super().graph
+
+    @property
     def layers(self) -> list[Layer]:
         """The layers in order."""
         return list(self._row) if self._graph is None else super().layers
@@ -69,7 +77,8 @@ class Sequential(Model):
             self._input = layer
             return
         if not isinstance(layer, Layer):
-            raise ConfigError(f"{self.name}: expected xconv layers. Received: {described(layer)}")
+            cure = "; to go on from a model, call it: Model(x, head(base(x)))" if isinstance(layer, Model) else ""
+            raise ConfigError(f"{self.name}: expected xconv layers{cure}. Received: {described(layer)}")
         if not self._row and self._input is None and layer.input_shape is not None:
             self._input = Input(
                 layer.input_shape, data_format=layer.data_format or self._data_format or "channels_last"

@@ -57,17 +57,16 @@ def store_of(graph: Graph, backend: Backend, dtype: str, seed: int) -> Store:
                 layer.backend, layer.store = store.backend, store
                 store.layers.append(layer)
         return store
-    old = {key: store.parameters[key] for store in stores.values() if store is not None for key in store.parameters}
-    places = {key: store.backend for store in stores.values() if store is not None for key in store.parameters}
     parameters = Parameters(backend, {key: spec.shape for key, (_, _, spec) in graph.specs.items()}, dtype)
     for key, (node, index, spec) in graph.specs.items():
         layer = graph.nodes[node].layer
-        if layer.store is not None and key in old:
-            if old[key].dtype != parameters.flat.dtype:
+        if layer.store is not None and key in layer.store.parameters:  # not another's, where one has such a name, too
+            old = layer.store.parameters[key]
+            if old.dtype != parameters.flat.dtype:
                 raise ConfigError(
-                    f"{layer.label}: models that share a layer have one dtype: {old[key].dtype}. Received: {dtype}"
+                    f"{layer.label}: models that share a layer have one dtype: {old.dtype}. Received: {dtype}"
                 )
-            parameters[key] = places[key].to_numpy(old[key])
+            parameters[key] = layer.store.backend.to_numpy(old)
         else:
             drawn = spec.initializer(streams.weights(seed, node, index), tuple(spec.shape))
             parameters[key] = drawn.astype(dtype)
