@@ -151,7 +151,9 @@ def test_save_and_load(backend, images, tmp_path):
     other.load_weights(tmp_path / "net.safetensors")
     for name, w in net.params.to_numpy().items():
         assert w.tobytes() == other.params[name].tobytes()
-    with pytest.raises(FileError, match=r"not this model's: conv1.w: expected \(30, 1, 5, 5\). Received: \(6, 1, 5, 5\)"):
+    with pytest.raises(
+        FileError, match=r"not this model's: conv1.w: expected \(30, 1, 5, 5\). Received: \(6, 1, 5, 5\)"
+    ):
         SimpleConvNet(backend="numpy").load_weights(tmp_path / "net.safetensors")
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from xconv import get_backend
 from xconv.backend.numpy_backend import NumpyBackend
+from xconv.initializers import ones
 from xconv.layers import Add, Flatten, Layer, ParamSpec
 from xconv.testing import check_backend, check_layer
 
@@ -240,3 +241,42 @@ def test_another_signature_is_caught():
 def test_names_are_enough():
     check_backend("numpy")
     assert get_backend("numpy").name == "numpy"
+
+
+class Remembering(Layer):
+    """Keeps its input on itself: right when it is used once."""
+
+    def param_specs(self, in_shape):
+        return {"a": ParamSpec((1,), ones)}
+
+    def forward(self, x, ctx):
+        self.x = x
+        return x * self.params["a"], None
+
+    def backward(self, dy, saved, need):
+        return dy * self.params["a"], {"a": (dy * self.x).sum().reshape(1)}
+
+
+def test_a_layer_that_remembers_is_caught():
+    with pytest.raises(AssertionError, match=r"used twice: the sum of layer\.a"):
+        check_layer(Remembering(), (3,))
+
+
+class Forgetful(Remembering):
+    """Its config does not say what it was made with, though it seems to."""
+
+    factor = 1.0
+
+    def forward(self, x, ctx):
+        return x * self.params["a"] * self.factor, x
+
+    def backward(self, dy, saved, need):
+        return dy * self.params["a"] * self.factor, {"a": (dy * saved).sum().reshape(1) * self.factor}
+
+
+def test_a_layer_whose_file_makes_another_is_caught(monkeypatch):
+    layer = Forgetful()
+    layer.factor = 2.0
+    monkeypatch.setattr("xconv.testing.layer._check_config", lambda *_: None)  # which would catch it, too
+    with pytest.raises(AssertionError, match="saved and loaded, it predicts other bits"):
+        check_layer(layer, (3,))

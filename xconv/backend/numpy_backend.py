@@ -13,7 +13,6 @@ from threadpoolctl import ThreadpoolController
 from xconv.backend.base import Array, Backend
 from xconv.backend.hostpool import HostPool
 
-
 BLOCK = 1 << 15  # entries: what an optimizer's formula makes on its way then stays in cache, and takes no memory
 
 
@@ -64,6 +63,12 @@ class NumpyBackend(Backend):
             or "unknown",
         }
 
+    sgd = _by_blocks(Backend.sgd)
+    momentum = _by_blocks(Backend.momentum)
+    adagrad = _by_blocks(Backend.adagrad)
+    rmsprop = _by_blocks(Backend.rmsprop)
+    adam = _by_blocks(Backend.adam)
+
 
 def cpu_name() -> str:
     """The processor's own name where the system tells it."""
@@ -77,9 +82,3 @@ def cpu_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
-
-    sgd = _by_blocks(Backend.sgd)
-    momentum = _by_blocks(Backend.momentum)
-    adagrad = _by_blocks(Backend.adagrad)
-    rmsprop = _by_blocks(Backend.rmsprop)
-    adam = _by_blocks(Backend.adam)

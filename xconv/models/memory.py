@@ -95,9 +95,8 @@ def _activations(plan: Plan, n: int, itemsize: int) -> int:
             holders[home[node]] += 1
         for source in run.sources:
             readers[source] -= 1
-            if not readers[source]:
-                if source >= 0:
-                    release(source)
+            if not readers[source] and source >= 0:  # the batch stays: its owner holds it
+                release(source)
     gradients: dict[int, int] = {}
     for output in plan.outputs:
         gradients[output] = full(output)

@@ -336,7 +336,7 @@ class Model(Network):
         A shut ReLU passes no gradient: where all are, nothing reaches the first layer, and only the last bias learns.
         """
         names = [name for name in grads if name not in grads.fixed]
-        if not names or len(self._compiled("fit")) != 1 or self.classes < 2:
+        if not names or len(self._compiled("fit")) != 1 or self.classes < 2 or not math.isfinite(loss):
             return
         first, last = grads[names[0]], grads[names[-1]]
         if not bool(self.backend.to_numpy((first != 0).any())) and bool(self.backend.to_numpy((last != 0).any())):

@@ -15,6 +15,7 @@ from xconv.backend import Array, Backend, Need, get_backend
 from xconv.layers import Context, Layer
 from xconv.shapes import DATA_FORMATS
 from xconv.testing.compare import TOLERANCES, check, close, numerical_gradient
+from xconv.testing.in_model import check_in_models
 
 GRADIENT_TOLERANCE = 1e-6  # analytical against numerical gradient, in float64
 Reference = Callable[[Any, dict[str, np.ndarray], bool], np.ndarray]
@@ -34,8 +35,9 @@ def check_layer(
     Output shape as declared; y equal to `reference(x, params, train)` where given, a naive program of yours in float64;
     gradients of x and of every trainable parameter equal to numerical ones in float64; the same results, and the same
     state after `update`, on all `backends` in float64 and float32; no x, dy, parameter or saved value written; the same
-    bits when asked again, whatever else is needed, and of a layer made again from its `config`; one example alone gives
-    in inference what it gives in a batch.
+    bits when asked again, whatever else is needed, of a layer made again from its `config`, and of a model saved and
+    loaded; the gradients of a layer that is used twice add up; one example alone gives in inference what it gives in a
+    batch.
 
     Shapes and images are as layers see them, (C, H, W). A layer that merges is given a list of shapes, its reference a
     tuple of arrays. A layer without a `data_format` must do the same to images in both; check one that depends on it,
@@ -126,6 +128,8 @@ def _check(trial: _Trial, reference: Reference | None, backends: Sequence[str | 
                 for name, array in expected.items():
                     close(got[name], array, tolerance, f"{what}: {name}")
     _check_single(trial, first)
+    formatted = str(trial.layer.data_format)
+    check_in_models(trial.layer, formatted, trial.xs, trial.weights, first, trial.label, trial.seed)
 
 
 def _results(trial: _Trial, backend: Backend, train: bool, dtype: str, what: str) -> dict[str, np.ndarray]:
