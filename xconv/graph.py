@@ -23,7 +23,10 @@ class Node:
 
 
 class Graph:
-    """Nodes with their shapes. `shapes` maps a node, or an input, to the shape of one example, images as (C, H, W)."""
+    """Nodes with their shapes. `shapes` maps a node, or an input, to the shape of one example, images as (C, H, W).
+
+    `specs` describes every parameter; `owners` are the layers that have any.
+    """
 
     def __init__(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
         for role, tensors in (("inputs", inputs), ("outputs", outputs)):
@@ -46,6 +49,7 @@ class Graph:
         self.outputs = [ids[id(tensor)] for tensor in outputs]
         _name(self.nodes)
         self.specs = self._specs()
+        self.owners = list(dict.fromkeys(self.nodes[place].layer for place, _, _ in self.specs.values()))
 
     def in_shape(self, node: Node) -> Any:
         """What the node's layer is given: a shape, or a tuple of shapes where it merges."""

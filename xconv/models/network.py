@@ -170,7 +170,7 @@ class Network:
         """The store of the layers, made on first use and followed where another model took it along."""
         graph = self.graph
         if self._store is None or any(layer.store is not self._store for layer in self.layers):
-            self._store = store_of(graph, self._store.backend if self._store else self._backend, self.dtype, self.seed)
+            self._store = store_of(graph, self.backend, self.dtype, self.seed)
             self._forget()
         trained = tuple(layer.trainable for layer in self.layers)
         if self._params is None or self._params.backend is not self._store.backend or trained != self._trained:
@@ -189,8 +189,11 @@ class Network:
 
     @property
     def backend(self) -> Backend:
-        """What computes."""
-        return self._backend if self._store is None else self._store.backend
+        """What computes; where another model took a layer along, that one's."""
+        if self._store is None:
+            return self._backend
+        stores = (layer.store for layer in self.graph.owners)
+        return next((store for store in stores if store not in (None, self._store)), self._store).backend
 
     def to(self, backend: str | Backend) -> Self:
         """Move to another backend, in place, with the weights as they are; returns the model."""

@@ -48,12 +48,12 @@ def store_of(graph: Graph, backend: Backend, dtype: str, seed: int) -> Store:
     their first ones, drawn by seed and place in the graph, the same on every backend.
     """
     layers = list(dict.fromkeys(node.layer for node in graph.nodes))
-    owners = [layer for layer in layers if any(key.rpartition(".")[0] == layer.name for key in graph.specs)]
+    owners = graph.owners
     stores = {id(layer.store): layer.store for layer in owners}
     if owners and len(stores) == 1 and owners[0].store is not None:
         store: Store = owners[0].store
         for layer in layers:
-            if layer.store is None:  # nothing to keep, but it must know where it runs
+            if layer.store is not store:  # nothing to keep, but it must know where it runs
                 layer.backend, layer.store = store.backend, store
                 store.layers.append(layer)
         return store
