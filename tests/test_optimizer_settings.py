@@ -135,6 +135,7 @@ def test_state_goes_on_elsewhere(backend, rule, way):
     slots = {slot if way == "flat" else f"{name}:{slot}" for slot in first.slots for name in SHAPES}
     assert set(kept) == {"hyper", *slots}
     second = optimizers.from_config(first.config())
+    before = {name: a.copy() for name, a in kept.items()}
     second.load_state(kept, backend)
     assert second.steps == 3 and second.lr == first.lr
     first.update(pieces.like(), pieces.like())  # has nothing to do with the second any more
@@ -142,6 +143,7 @@ def test_state_goes_on_elsewhere(backend, rule, way):
         step(second, pieces, g)
     assert backend.to_numpy(pieces.flat).tobytes() == backend.to_numpy(whole.flat).tobytes()
     assert straight.lr == second.lr == 0.025
+    assert all(a.tobytes() == before[name].tobytes() for name, a in kept.items()), "the caller's arrays were written to"
 
 
 # ---------------------------------------------------------------------- mistakes

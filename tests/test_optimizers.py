@@ -269,11 +269,20 @@ def test_a_schedule_gives_each_step_its_rate(backend, dtype):
         optimizer.update(params, filled(backend, g, dtype))
         assert optimizer.lr == pytest.approx(rates[step]) and optimizer.steps == step + 1
     compare(backend, params, {n: momentum(p, [wide(g)[n] for g in gs], rates) for n, p in wide(start).items()})
-    again = optimizer.fresh()
-    assert (again.lr, again.steps, again.state_arrays()) == (0.0, 0, {})
-    for g in gs[:3]:
-        again.update(params, filled(backend, g, dtype))
-    assert again.lr == 0.4
+
+
+def test_a_fresh_one_remembers_nothing(backend):
+    start, gs = numbers(0, "float64"), [numbers(1 + step, "float64") for step in range(3)]
+    used = Momentum(StepDecay(0.4, 0.5, 1), clipvalue=9.0)
+    for turn in range(2):
+        params = filled(backend, start, "float64")
+        optimizer = used if turn == 0 else used.fresh()
+        assert (optimizer.lr, optimizer.steps, optimizer.state_arrays()) == (0.4, 0, {})
+        for g in gs:
+            optimizer.update(params, filled(backend, g, "float64"))
+        expected = {n: momentum(p, [g[n] for g in gs], [0.4, 0.2, 0.1]) for n, p in start.items()}
+        compare(backend, params, expected)
+    assert repr(optimizer) == repr(used) and used.lr == 0.1
 
 
 def test_a_number_replaces_a_schedule_and_the_other_way_round(backend):
