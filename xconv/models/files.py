@@ -47,9 +47,9 @@ def load(
 ) -> Model:
     """The model that `save` wrote, on any backend, as `Sequential`, `Model`, or `SimpleConvNet` with its names.
 
-    `custom_layers` maps the name of a layer of your own class to the class, which is made with the arguments that its
-    `config` gave, or to a ready layer, which a `Lambda` needs. FileError for a file that is missing, altered in any
-    bit, not ours, or whose layers are not known.
+    `custom_layers` maps the kind of your own layers to their class, which is made with the arguments that `config`
+    gave; or the name of one layer to a class, or to a ready layer, which a `Lambda` needs. FileError for a file that
+    is missing, altered in any bit, not ours, or whose layers are not known.
     """
     path = Path(path)
     if path.suffix.lower() in (".h5", ".hdf5", ".keras") and path.exists():
@@ -58,6 +58,11 @@ def load(
         )
     tensors, about = checkpoint.load(path)
     custom = dict(custom_layers or {})
+    for name, given in custom.items():
+        if not isinstance(given, Layer) and not (isinstance(given, type) and issubclass(given, Layer)):
+            raise ConfigError(
+                f"custom_layers: {name}: expected a Layer or a class of them. Received: {described(given)}"
+            )
     try:
         model = _rebuilt(about["architecture"], backend, custom)
     except FileError:
@@ -68,6 +73,12 @@ def load(
         raise FileError(
             f"{path}: its architecture does not make a network. Received: {type(error).__name__}: {error}"
         ) from error
+    known = {str(name) for layer in model.layers for name in (layer.name, type(layer).__name__)}
+    if not set(custom) <= known:
+        raise ConfigError(
+            f"custom_layers: expected names or kinds of the file's layers, {sorted(known)}. "
+            f"Received: {min(set(custom) - known)!r}"
+        )
     specs = {name: tuple(spec.shape) for name, (_, _, spec) in model.graph.specs.items()}
     _same_names(path, {name: array.shape for name, array in tensors.items()}, specs)
     model._store = filled_store(model.graph, model._backend, model.dtype, tensors)
@@ -127,9 +138,6 @@ def _rebuilt(about: dict[str, Any], backend: Any, custom: dict[str, Any]) -> Mod
     from xconv.models.sequential import Sequential
 
     layers = {entry["name"]: _layer(entry, custom) for entry in about["layers"]}
-    unknown = [name for name in custom if name not in layers]
-    if unknown:
-        raise FileError(f"custom_layers: expected names among {list(layers)}. Received: {unknown[0]!r}")
     inputs = [Input(entry["shape"], name=entry["name"], data_format=about["data_format"]) for entry in about["inputs"]]
     made: list[Any] = []
     for call in about["calls"]:
@@ -166,8 +174,6 @@ def _layer(entry: dict[str, Any], custom: dict[str, Any]) -> Layer:
             f"xconv.load(path, custom_layers={{{name!r}: the layer or its class}}). Received: {sorted(custom)}"
         )
     cls = given or REGISTRY[kind]
-    if not isinstance(cls, type) or not issubclass(cls, Layer):
-        raise ConfigError(f"custom_layers: {name}: expected a Layer or a class of them. Received: {described(cls)}")
     return cls(**_tuples(config), name=name, trainable=bool(entry["trainable"]))
 
 
