@@ -52,6 +52,7 @@ def devices(x: Any) -> list[ndarray]:
     return [a for item in x for a in devices(item)] if isinstance(x, list | tuple) else []
 
 
+@np.errstate(all="ignore")  # a device warns of no overflow
 def evaluate(function: Any, *args: Any, out: Any = None, **kwargs: Any) -> Any:
     """function over device arrays: a view where NumPy gives a view, else a new device array (or `out`)."""
     inputs = host(list(args))
