@@ -84,7 +84,7 @@ def test_pytorch_on_two_hundred_networks(name, precision, in_torch):
         dead += sum(not g.any() for g in expected.gradients.values())
     print(*flips, sep="\n")
     assert len(flips) <= FLIPS, flips
-    assert tensors > 5 * COUNT and dead < 0.02 * tensors  # or there is little to compare
+    assert tensors > 4 * COUNT and dead < 0.03 * tensors  # or there is little to compare
 
 
 def test_a_flip_is_believed_only_where_a_number_is_near(in_torch):
@@ -146,6 +146,8 @@ def features(network: Network) -> set[str]:
     read = [source for node in network.nodes for source in node.sources]
     if any(out.value in read for out in network.outputs):
         found.add("an output that is read")
+    if len({out.value for out in network.outputs}) < len(network.outputs):
+        found.add("an output given twice")
     if any(len(node.sources) > 2 for node in network.nodes):
         found.add("three branches")
     for node in network.nodes:
@@ -172,21 +174,22 @@ def test_what_is_special_comes_often():
     found = [features(network) for network in networks(COUNT, SEED)]
     wanted = [
         "channels_last", "channels_first", "1 inputs", "2 inputs", "2 outputs", "a shared layer", "three branches",
-        "an output that is read", "linear", "mse", "categorical", "soft", "smoothed", "sparse", "sparse of logits",
-        "binary", "penalty", "depthwise", "Conv2D: groups", "Conv2D: dilation_rate", "Conv2D: activation",
-        "Conv2D: frozen", "Conv2D: no bias", "Dense: activation", "Dense: frozen", "Dense: no bias",
-        "BatchNormalization: frozen",
+        "an output that is read", "an output given twice", "linear", "mse", "categorical", "soft", "smoothed", "sparse",
+        "sparse of logits", "binary", "penalty", "depthwise", "Conv2D: groups", "Conv2D: dilation_rate",
+        "Conv2D: activation", "Conv2D: frozen", "Conv2D: no bias", "Dense: activation", "Dense: frozen",
+        "Dense: no bias", "BatchNormalization: frozen",
         *(f"{kind}: {pad}" for kind in ("Conv2D", "MaxPool2D", "AvgPool2D") for pad in ("same", "padding by number")),
         "Conv2D: valid", "MaxPool2D: valid",
     ]  # fmt: skip
     counts = {feature: sum(feature in these for these in found) for feature in wanted}
-    assert min(counts.values()) >= 5, sorted(counts.items(), key=lambda item: item[1])[:5]
+    assert min(counts.values()) >= 8, sorted(counts.items(), key=lambda item: item[1])[:5]
 
 
 def test_backends_and_fused_plans_agree(backend):
-    """On fifteen of the networks in float64: fused and not, each against NumPy's plan without fusions."""
-    fused = set()
-    for network in networks(COUNT, SEED)[:: COUNT // 15][:15]:
+    """On thirty of the networks in float64, fused and not: each against NumPy's plan without fusions."""
+    fused, some = set(), networks(30, SEED)
+    assert len(kinds(some)) == len(kinds(networks(COUNT, SEED)))
+    for network in some:
         expected = in_xconv.run(network, in_xconv.build(network, load("numpy"), "float64", fuse=False))
         for fuse in (True, False):
             model = in_xconv.build(network, backend, "float64", fuse=fuse)

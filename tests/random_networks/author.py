@@ -16,11 +16,12 @@ Proposal = tuple[str, dict[str, Any]]  # kind of layer, its arguments
 MERGES = ("Add", "Average", "Multiply", "Maximum", "Concatenate")
 ACTIVATIONS = ("relu", "relu", "sigmoid", "tanh", "leaky_relu", "softmax", "linear")
 LAMBDAS = ("square", "bell", "centre", "flip", "total")
+LABELLED = ("categorical", "sparse", "soft", "smoothed", "sparse of logits", "binary")
 # Kind -> how often it is proposed, relative to the others: of images, and of vectors and rows of them.
 IMAGES = {
-    "Conv2D": 7.0, "MaxPool2D": 2.0, "AvgPool2D": 2.0, "BatchNormalization": 2.5, "Dropout": 1.5, "ReLU": 1.5,
+    "Conv2D": 7.0, "MaxPool2D": 4.0, "AvgPool2D": 4.0, "BatchNormalization": 2.5, "Dropout": 1.5, "ReLU": 1.5,
     "LeakyReLU": 1.5, "Sigmoid": 1.0, "Tanh": 1.0, "Softmax": 0.7, "Identity": 1.0, "Activation": 1.5,
-    "ZeroPadding2D": 4.0, "Dense": 1.2, "Reshape": 1.2, "Lambda": 1.5,
+    "ZeroPadding2D": 5.0, "Dense": 1.2, "Reshape": 1.2, "Lambda": 1.5,
 }  # fmt: skip
 VECTORS = {
     "Dense": 4.0, "BatchNormalization": 1.5, "Dropout": 1.5, "ReLU": 1.0, "LeakyReLU": 1.0, "Sigmoid": 0.8,
@@ -56,6 +57,7 @@ class _Author:
         self.nodes: list[Node] = []
         self.named: Counter[str] = Counter()
         self.outputs: list[Output] = []
+        self.between: list[int] = []  # values inside what a backend may fuse
 
     # small draws
 
@@ -161,7 +163,7 @@ class _Author:
             )
         if arguments["use_bias"] and self.chance(0.08):
             arguments["bias_regularizer"] = {"kind": "L2", "l2": 0.03}
-        if self.chance(0.06):
+        if self.chance(0.1):
             arguments["trainable"] = False
         return arguments
 
@@ -247,21 +249,31 @@ class _Author:
         return second if source == first and self.chance(0.5) else self.merge(first, second)
 
     def usual(self, x: int) -> int:
-        """Conv2D, ReLU, MaxPool2D, which a backend may fuse."""
-        c = self.whole(2, 5)
-        size = min(to_chw(self.shapes[x], self.data_format)[1:])
-        kernel = min(size, self.whole(1, 3))
-        conv = {"filters": c, "kernel_size": kernel, "padding": self.one_of("valid", "same", 1), **self.weighted(0.0)}
-        relu = self.chance(0.5)
-        y = self.add(("Conv2D", {**conv, "activation": "relu"} if relu else conv), x)
-        y = y if relu else self.add(("ReLU", {}), y)
-        pool = {"pool_size": 2, "padding": self.one_of("valid", "valid", "same"), "strides": self.one_of(1, 2)}
-        fits = shape_after("MaxPool2D", pool, [self.shapes[y]], self.data_format) is not None
-        return self.add(("MaxPool2D", pool), y) if fits else y
+        """Conv2D, ReLU, MaxPool2D, which a backend may fuse; or nearly: another pooling, another reader between."""
+        if self.chance(0.25):
+            x = self.add(("ZeroPadding2D", {"padding": self.zeros_around()}), x)
+        kernel = self.whole(1, min(3, *to_chw(self.shapes[x], self.data_format)[1:]))
+        conv = {"filters": self.whole(2, 5), "kernel_size": kernel, "padding": self.one_of("valid", "same", 1)}
+        if self.chance(0.3):
+            conv["padding"], conv["dilation_rate"] = "same", 2
+        conv.update(self.weighted(0.0))
+        if self.chance(0.5):
+            y = self.add(("Conv2D", {**conv, "activation": "relu"}), x)
+        else:
+            z = self.add(("Conv2D", conv), x)
+            y = self.add(("ReLU", {}), z)
+            self.between.append(z)
+            if self.chance(0.3):
+                return self.merge(y, z)
+        self.between.append(y)
+        pool = {"pool_size": 2, "padding": self.one_of("valid", "valid", "same", 1), "strides": self.one_of(1, 2)}
+        kind = self.one_of("MaxPool2D", "MaxPool2D", "MaxPool2D", "AvgPool2D")
+        fits = shape_after(kind, pool, [self.shapes[y]], self.data_format) is not None
+        return self.add((kind, pool), y) if fits else y
 
     def block(self, x: int) -> int:
         image = len(self.shapes[x]) == 3
-        kind = self.one_of("row", "row", "branches", "branches", "shared", *["usual", "reductions"] * image)
+        kind = self.one_of("row", "row", "branches", "branches", "shared", *["usual", "usual", "reductions"] * image)
         if math.prod(self.shapes[x]) > 700 and kind in ("branches", "shared"):
             kind = "row"
         return self.row(x, self.whole(1, 3)) if kind == "row" else getattr(self, kind)(x)
@@ -270,32 +282,47 @@ class _Author:
         """Any value as a vector."""
         if len(self.shapes[x]) == 1:
             return x
-        image = len(self.shapes[x]) == 3
-        kind = self.one_of("Flatten", "Reshape", *["GlobalAveragePooling2D", "GlobalMaxPooling2D"] * (2 * image))
+        ways = ["Flatten", "Reshape"]
+        if len(self.shapes[x]) == 3:
+            ways += ["GlobalMaxPooling2D"] * 2
+            made = self.nodes[x - self.inputs] if x >= self.inputs else None
+            if not made or (made.kind != "Softmax" and made.arguments.get("activation") != "softmax"):
+                ways += ["GlobalAveragePooling2D"] * 2  # of a softmax it may be constant, and no gradient pass
+        kind = self.one_of(*ways)
         return self.add((kind, {"target_shape": (-1,)} if kind == "Reshape" else {}), x)
 
     # ends
 
     def head(self, x: int) -> None:
         """An output made from x, and its loss."""
-        loss = self.one_of("linear", "linear", "linear", "linear", "mse", "categorical", "sparse", "soft", "smoothed",
-                           "sparse of logits", "binary")  # fmt: skip
-        if loss not in ("linear", "mse"):
-            dense = self.chance(0.4)
-            end = (
-                self.one_of("Sigmoid", "Softmax") if self.chance(0.2) else "Sigmoid" if loss == "binary" else "Softmax"
-            )
-            arguments: dict[str, Any] = {"units": self.whole(2, 5)}
-            if loss == "sparse of logits":
-                end = ""
-            elif dense:
-                arguments["activation"] = end.lower()
-            x = self.add(("Dense", arguments), x)
-            if end and not dense:
-                x = self.add(self.one_of((end, {}), ("Activation", {"activation": end.lower()})), x)
-        elif x < self.inputs or (self.chance(0.3) and len(self.shapes[x]) == 1):
+        loss = self.one_of(*["linear"] * 4, "mse", *LABELLED)
+        if loss in LABELLED:
+            x = self.add(("Dense", arguments := {"units": self.whole(2, 5)}), x)
+            end = "Sigmoid" if (loss == "binary") != self.chance(0.15) else "Softmax"
+            if loss != "sparse of logits":
+                way = self.one_of("argument", "Activation", end)
+                if way == "argument":
+                    arguments["activation"] = end.lower()
+                elif way == "Activation":
+                    x = self.add((way, {"activation": end.lower()}), x)
+                else:
+                    axis = self.axis(self.shapes[x]) if end == "Softmax" and self.chance(0.3) else -1
+                    known = axis == -1 or _is_constant(end, {"axis": axis}, self.shapes[x])
+                    x = self.add((end, {} if known else {"axis": axis}), x)
+        elif self.chance(0.3) and len(self.shapes[x]) == 1:
             x = self.add(("Dense", {"units": self.whole(1, 5)}), x)
+        self.output(x, loss)
+
+    def output(self, x: int, loss: str) -> None:
         self.outputs.append(Output(x, loss, self.one_of(1.0, 1.0, 0.5, 2.0)))
+
+    def second_head(self) -> None:
+        """On any value, or straight from one, which may be inside what a backend fuses, or the first output again."""
+        if self.chance(0.4):
+            self.head(self.vector(self.whole(self.inputs, len(self.shapes) - 1)))
+        else:
+            value = self.one_of(self.outputs[0].value, self.whole(self.inputs, len(self.shapes) - 1), *self.between * 3)
+            self.output(value, self.one_of("linear", "mse"))
 
     def network(self) -> Network:
         first = self.image_shape() if self.chance(0.88) else tuple(self.whole(2, 6) for _ in range(self.whole(1, 2)))
@@ -319,8 +346,8 @@ class _Author:
         if len(self.shapes[x]) < 3 and self.chance(0.7):
             x = self.block(x)
         self.head(x)
-        if self.chance(0.25):
-            self.head(self.vector(self.whole(self.inputs, len(self.shapes) - 1)))
+        if self.chance(0.4):
+            self.second_head()
         read = {source for node in self.nodes for source in node.sources} | {out.value for out in self.outputs}
         assert read == set(range(len(self.shapes))), "something is made and not used"
         return Network(
