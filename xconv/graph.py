@@ -25,7 +25,8 @@ class Node:
 class Graph:
     """Nodes with their shapes. `shapes` maps a node, or an input, to the shape of one example, images as (C, H, W).
 
-    `specs` describes every parameter; `owners` are the layers that have any.
+    `specs` describes every parameter; `layers` are all layers, each
+    once, without the activations inside others, and `owners` those that have parameters.
     """
 
     def __init__(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
@@ -49,17 +50,13 @@ class Graph:
         self.outputs = [ids[id(tensor)] for tensor in outputs]
         _name(self.nodes)
         self.specs = self._specs()
+        self.layers: list[Layer] = list(dict.fromkeys(node.layer for node in self.nodes if not node.hidden))
         self.owners = list(dict.fromkeys(self.nodes[place].layer for place, _, _ in self.specs.values()))
 
     def in_shape(self, node: Node) -> Any:
         """What the node's layer is given: a shape, or a tuple of shapes where it merges."""
         shapes = tuple(self.shapes[source] for source in node.sources)
         return shapes if node.layer.many_inputs else shapes[0]
-
-    @property
-    def layers(self) -> list[Layer]:
-        """Each layer once, in order of first use, without the activations inside others."""
-        return list(dict.fromkeys(node.layer for node in self.nodes if not node.hidden))
 
     def owner(self, node_id: int) -> Layer:
         """The layer that a node belongs to: its own, or the one whose activation it is."""

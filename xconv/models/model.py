@@ -104,19 +104,24 @@ class Model(Network):
     # ------------------------------------------------------------------ asking
 
     def evaluate(self, x: Any, y: Any, batch_size: int = 250, *, verbose: Any = 0) -> Any:
-        """[loss, *metrics] as means over all examples, or the loss alone where there are no metrics."""
-        logs = self.evaluated(x, y, batch_size)
+        """[loss, *metrics] as means over all examples, or the loss alone where there are no metrics.
+
+        `verbose` 1 shows a bar.
+        """
+        logs = self.evaluated(x, y, batch_size, verbose=verbose)
         return list(logs.values()) if len(logs) > 1 else logs["loss"]
 
-    def evaluated(self, x: Any, y: Any, batch_size: int = 250, what: str = "evaluate") -> dict[str, float]:
+    def evaluated(self, x: Any, y: Any, batch_size: int = 250, *, verbose: Any = 0) -> dict[str, float]:
         """What `evaluate` gives, by name."""
-        xs = self._images(x, f"{what}: x")
-        return self._measured(xs, self._targets(y, len(xs[0]), f"{what}: y"), batch_size)
+        xs = self._images(x, "evaluate: x")
+        return self._measured(xs, self._targets(y, len(xs[0]), "evaluate: y"), batch_size, verbose)
 
-    def _measured(self, xs: list[np.ndarray], ts: list[np.ndarray], batch_size: int = 250) -> dict[str, float]:
+    def _measured(
+        self, xs: list[np.ndarray], ts: list[np.ndarray], batch_size: int = 250, verbose: Any = 0
+    ) -> dict[str, float]:
         names = self.log_names()
         sums = np.zeros(len(names))
-        for first, count, ys in self._batches(xs, batch_size, self._loss_plan()):
+        for first, count, ys in self._batches(xs, batch_size, self._loss_plan(), verbose):
             with self.backend.running():
                 labels = [self.backend.asarray(t[first : first + count]) for t in ts]
                 values, _ = self._judged(ys, labels, None)

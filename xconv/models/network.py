@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from xconv import checks, streams
 from xconv.backend import Array, Backend, get_backend
@@ -18,6 +21,8 @@ from xconv.models.store import Store, store_of
 from xconv.parameters import Parameters
 from xconv.plan import Plan
 from xconv.shapes import as_given, positive
+
+_MAKING = threading.RLock()
 
 
 class Network:
@@ -168,20 +173,37 @@ class Network:
 
     def _ready(self) -> Store:
         """The store of the layers, made on first use and followed where another model took it along."""
-        graph = self.graph
-        if self._store is None or any(layer.store is not self._store for layer in self.layers):
-            self._store = store_of(graph, self.backend, self.dtype, self.seed)
-            self._forget()
-        trained = tuple(layer.trainable for layer in self.layers)
-        if self._params is None or self._params.backend is not self._store.backend or trained != self._trained:
-            self._forget()
-            self._trained = trained
-            whole = self._store.parameters
-            self._params = whole if set(whole) == set(graph.specs) else whole.renamed({n: n for n in graph.specs})
-            self._params.fixed = frozenset(n for n in graph.specs if not self._is_trained(n))
-            self._steps = self._store.backend.asarray(self._backend.to_numpy(self._steps))
-            self._backend = self._store.backend
+        if not self._is_current():
+            with _MAKING:  # two threads may ask a new model at the same time
+                if not self._is_current():
+                    self._renew()
+        assert self._store is not None
         return self._store
+
+    def _is_current(self) -> bool:
+        """Whether nothing has changed since `_renew`: not the store, nor where it is, nor what is trained."""
+        store, layers = self._store, self.graph.layers
+        return (
+            store is not None
+            and self._params is not None
+            and self._params.backend is store.backend
+            and all(layer.store is store for layer in layers)
+            and self._trained == tuple(layer.trainable for layer in layers)
+        )
+
+    def _renew(self) -> None:
+        graph = self.graph
+        store = self._store
+        if store is None or any(layer.store is not store for layer in graph.layers):
+            store = store_of(graph, self.backend, self.dtype, self.seed)
+        self._forget()
+        self._steps = store.backend.asarray(self._backend.to_numpy(self._steps))
+        self._store, self._backend = store, store.backend
+        self._trained = tuple(layer.trainable for layer in graph.layers)
+        whole = store.parameters
+        mine = whole if set(whole) == set(graph.specs) else whole.renamed({n: n for n in graph.specs})
+        mine.fixed = frozenset(n for n in graph.specs if not self._is_trained(n))
+        self._params = mine
 
     def _is_trained(self, name: str) -> bool:
         node, _, spec = self.graph.specs[name]
@@ -236,9 +258,10 @@ class Network:
     def _plan(self, outputs: Sequence[int] | None = None) -> Plan:
         self._ready()
         key = None if outputs is None else tuple(outputs)
-        if key not in self._plans:
-            self._plans[key] = Plan(self.graph, self.backend, outputs=outputs, fuse=self.fuse)
-        return self._plans[key]
+        plan = self._plans.get(key)
+        if plan is None:
+            plan = self._plans[key] = Plan(self.graph, self.backend, outputs=outputs, fuse=self.fuse)
+        return plan
 
     # ------------------------------------------------------------------ in and out
 
@@ -286,10 +309,12 @@ class Network:
             return y
         return self.backend.contiguous(y.transpose(0, 3, 1, 2) if back else y.transpose(0, 2, 3, 1))
 
-    def _batches(self, xs: Sequence[np.ndarray], batch_size: int, plan: Plan) -> Iterator[tuple[int, int, list[Array]]]:
-        """(first, count, outputs) for each batch in turn, in inference."""
-        batch_size = positive(batch_size, "batch_size")
-        for first in range(0, len(xs[0]), batch_size):
+    def _batches(
+        self, xs: Sequence[np.ndarray], batch_size: int, plan: Plan, verbose: Any = 0
+    ) -> Iterator[tuple[int, int, list[Array]]]:
+        """(first, count, outputs) for each batch in turn, in inference; with `verbose` 1 under a bar on stderr."""
+        starts = range(0, len(xs[0]), positive(batch_size, "batch_size"))
+        for first in tqdm(starts, file=sys.stderr, leave=False, unit="batch") if verbose == 1 else starts:
             with self.backend.running():
                 batch = self._here([x[first : first + batch_size] for x in xs])
                 ys = [self._leave(y) for y in plan.forward(self._enter(batch), Context(seed=self.seed))]
@@ -300,13 +325,13 @@ class Network:
     def predict(self, x: Any, batch_size: int = 250, *, verbose: Any = 0) -> Any:
         """The outputs for x as NumPy arrays, [N, *output_shape] each (a list where there are several).
 
-        Computed `batch_size` examples at a time, so that memory stays bounded.
+        Computed `batch_size` examples at a time, so that memory stays bounded; `verbose` 1 shows a bar.
         """
         xs = self._images(x, "predict: x", empty_ok=True)
         plan = self._plan()
         shapes = [self._given_shape(i) for i in self.graph.outputs]
         outs = [np.empty((len(xs[0]), *shape), self.dtype) for shape in shapes]
-        for first, count, ys in self._batches(xs, batch_size, plan):
+        for first, count, ys in self._batches(xs, batch_size, plan, verbose):
             for out, y in zip(outs, ys, strict=True):
                 out[first : first + count] = self.backend.to_numpy(y)
         return outs if len(outs) > 1 else outs[0]

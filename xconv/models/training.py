@@ -78,7 +78,8 @@ class Fit:
             "samples": n,
             "batch_size": self.batch_size,
         }
-        about["metrics"] = model.log_names()
+        names = model.log_names()
+        about["metrics"] = names if held_out is None else [*names, *(f"val_{name}" for name in names)]
         for watcher in self.watchers:
             watcher.set_params(about)
             watcher.set_model(model)
