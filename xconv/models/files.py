@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from xconv.models.model import Model
 
 _OTHERS = {".h5": "Keras's", ".hdf5": "Keras's", ".keras": "Keras's", ".pkl": "pickle's", ".pickle": "pickle's"}
+# What a file that was made to harm can bring about while its network is built.
+_BROKEN = (XconvError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
 
 
 def save(model: Model, path: str | Path) -> None:
@@ -65,9 +67,10 @@ def load(
             )
     try:
         model = _rebuilt(about["architecture"], backend, custom)
+        specs = {name: tuple(spec.shape) for name, (_, _, spec) in model.graph.specs.items()}
     except FileError:
         raise
-    except (XconvError, KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except _BROKEN as error:
         if isinstance(error, XconvError) and not isinstance(error, ConfigError | ShapeError | DTypeError):
             raise  # such as a backend that cannot run
         raise FileError(
@@ -79,7 +82,6 @@ def load(
             f"custom_layers: expected names or kinds of the file's layers, {sorted(known)}. "
             f"Received: {min(set(custom) - known)!r}"
         )
-    specs = {name: tuple(spec.shape) for name, (_, _, spec) in model.graph.specs.items()}
     _same_names(path, {name: array.shape for name, array in tensors.items()}, specs)
     model._store = filled_store(model.graph, model._backend, model.dtype, tensors)
     if about.get("training"):
@@ -190,12 +192,13 @@ def _training(model: Model) -> dict[str, Any] | None:
     if model.optimizer is None or model._asked[0] is None:
         return None
     found = model._compiled("save")
-    optimizer, losses_told = model.optimizer.config(), {head.name: head.declared.config() for head in found}
-    if optimizer is None or any(config is None for config in losses_told.values()):
+    optimizer = model.optimizer.config()
+    ours = all(losses.CLASSES.get(type(head.declared).__name__) is type(head.declared) for head in found)
+    if optimizer is None or not ours:
         return None
     return {
         "optimizer": optimizer,
-        "loss": losses_told,
+        "loss": {head.name: head.declared.config() for head in found},
         "metrics": {head.name: [metric.name for metric in head.metrics] for head in found},
         "loss_weights": {head.name: head.weight for head in found},
     }
@@ -210,7 +213,7 @@ def _compile(path: Path, model: Model, told: dict[str, Any]) -> None:
             known,
             told["loss_weights"],
         )
-    except (XconvError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except _BROKEN as error:
         raise FileError(f"{path}: its training settings cannot be used. Received: {error}") from error
 
 
