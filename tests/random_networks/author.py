@@ -300,13 +300,13 @@ class _Author:
             x = self.add(("Dense", arguments := {"units": self.whole(2, 5)}), x)
             end = "Sigmoid" if (loss == "binary") != self.chance(0.15) else "Softmax"
             if loss != "sparse of logits":
-                way = self.one_of("argument", "Activation", end)
+                way = self.one_of("argument", "Activation", end, end)
                 if way == "argument":
                     arguments["activation"] = end.lower()
                 elif way == "Activation":
                     x = self.add((way, {"activation": end.lower()}), x)
                 else:
-                    axis = self.axis(self.shapes[x]) if end == "Softmax" and self.chance(0.3) else -1
+                    axis = self.axis(self.shapes[x]) if end == "Softmax" and self.chance(0.7) else -1
                     known = axis == -1 or _is_constant(end, {"axis": axis}, self.shapes[x])
                     x = self.add((end, {} if known else {"axis": axis}), x)
         elif self.chance(0.3) and len(self.shapes[x]) == 1:
