@@ -68,8 +68,8 @@ def load(
     try:
         model = _rebuilt(about["architecture"], backend, custom)
         specs = {name: tuple(spec.shape) for name, (_, _, spec) in model.graph.specs.items()}
-    except FileError:
-        raise
+    except FileError as error:
+        raise FileError(f"{path}: {error}") from None
     except _BROKEN as error:
         if isinstance(error, XconvError) and not isinstance(error, ConfigError | ShapeError | DTypeError):
             raise  # such as a backend that cannot run
