@@ -135,6 +135,8 @@ def test_an_output_that_is_read_further(backend):
     z = Dense(2, name="z")(y)
     model = Model(x, [y, z, y], backend=backend, dtype="float64")
     data, t = draw(4, 3), draw(4, 2, seed=1)
+    model.compile("sgd", ["mse", "mse", "mse"])
+    check_gradients(model, data, [t, t, draw(4, 2, seed=2)])
     model.compile("sgd", ["mse", "mse", None])
     check_gradients(model, data, [t, t])
 

@@ -100,13 +100,13 @@ def test_a_model_that_moves_takes_the_others_along(backend):
 def test_layers_without_weights_in_models_of_two_backends(backend):
     """An activation, say, runs for each model where that model is, and drags none along."""
     shape = Flatten()
-    a = Sequential([Dense(3, name="a"), shape], input_shape=(2, 2), backend=backend)
-    b = Sequential([Dense(3, name="b"), shape], input_shape=(2, 2), backend="numpy")
-    x = draw(5, 2, 2)
+    a = Sequential([Dense(3, name="a"), shape], input_shape=(2, 2, 2), backend=backend)
+    b = Sequential([Dense(3, name="b"), shape], input_shape=(2, 2, 2), backend="numpy")
+    x = draw(5, 2, 2, 2)
     for _ in range(2):
         for model in (a, b):
             w, bias = model.get_weights()
-            np.testing.assert_allclose(model.predict(x), (x @ w + bias).reshape(5, 6), rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(model.predict(x), (x @ w + bias).reshape(5, 12), rtol=1e-4, atol=1e-6)
     assert a.backend is backend and b.backend is load("numpy")
 
 

@@ -71,10 +71,10 @@ def test_class_weight_of_two_classes(backend):
 def test_class_weight_is_split_with_its_examples(backend):
     a, b = classifier(backend), classifier(backend)
     table = {0: 5.0, 2: 0.1}
-    a.fit(X, T, 7, 2, class_weight=table, validation_split=0.3, verbose=0)
-    b.fit(X[:21], T[:21], 7, 2, class_weight=table, verbose=0)
+    a.fit(X, T, 7, 2, class_weight=table, validation_split=0.25, verbose=0)
+    b.fit(X[:22], T[:22], 7, 2, class_weight=table, verbose=0)
     assert bits(a) == bits(b)
-    assert a.history.history["val_loss"][-1] == a.evaluate(X[21:], T[21:])[0]  # validation is not weighted
+    assert a.history.history["val_loss"][-1] == a.evaluate(X[22:], T[22:])[0]  # validation is not weighted
 
 
 @pytest.mark.parametrize("table", [{3: 1.0}, {-1: 1.0}, {0: -1.0}, {0: math.nan}, {0: math.inf}, {"0": 1.0}, {0: "1"}])
