@@ -134,8 +134,7 @@ BUILDS: dict[str, tuple[Callable[[Backend], object], type[XconvError], str]] = {
     "names that clash": (
         lambda b: row([ReLU(name="a"), ReLU(name="a")], SHAPE, b),
         ConfigError,
-        "layer names must differ; layers without a name are named anew in each model, so give those a name= that are to "
-        "meet in one. Received: 'a' for 2 layers",
+        "layer names must differ; give name= to layers that meet in one model. Received: 'a' for 2 layers",
     ),
     "input shape a number": (
         lambda b: row([Dense(2)], 5, b),

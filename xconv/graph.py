@@ -119,8 +119,8 @@ def _name(nodes: Sequence[Node]) -> None:
     twice = [name for name, times in taken.items() if times > 1]
     if twice:
         raise ConfigError(
-            "layer names must differ; layers without a name are named anew in each model, so give those a name= that "
-            f"are to meet in one. Received: {twice[0]!r} for {taken[twice[0]]} layers"
+            "layer names must differ; give name= to layers that meet in one model. "
+            f"Received: {twice[0]!r} for {taken[twice[0]]} layers"
         )
     counts: Counter[str] = Counter()
     for node in nodes:
