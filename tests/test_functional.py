@@ -83,7 +83,11 @@ def test_layers_know_what_they_gave_last():
     y = layer(x)
     assert layer.output is y and y.layer is layer.activation
     model = Sequential([Dense(3, name="first", input_shape=(4,)), Dense(2)], backend="numpy")
-    assert model.get_layer("first").output is model.outputs[0].sources[0]
+    assert model.get_layer("first").output is model.output.sources[0] and model.input is model.inputs[0]
+    both = Model([x, model.input], [y, model.output], backend="numpy")
+    assert both.input == [x, model.input] and both.output == [y, model.output]
+    with pytest.raises(ConfigError, match="not built yet"):
+        assert Sequential([Dense(2)]).output
 
 
 # ---------------------------------------------------------------------- values and gradients

@@ -183,7 +183,7 @@ history = model.fit(
     {"image": x_train, "stats": side(x_train)},
     {"digit": to_categorical(y_train, 10), "odd": (y_train % 2).astype("float32")},
     batch_size=16,
-    epochs=8,
+    epochs=6,
     verbose=0,
     validation_data=([x_test, side(x_test)], [to_categorical(y_test, 10), y_test % 2]),
     callbacks=[plateau, TerminateOnNaN()],
@@ -192,7 +192,7 @@ results = model.evaluate([x_test, side(x_test)], [to_categorical(y_test, 10), y_
 digits, odds = model.predict([x_test, side(x_test)])
 
 weights = model.get_layer("stem").get_weights()
-extractor = Model(inputs=model.inputs, outputs=model.get_layer("features").output)
+extractor = Model(inputs=model.input, outputs=model.get_layer("features").output)
 features = extractor.predict([x_test, side(x_test)])
 
 model.save("branches.safetensors")
@@ -263,7 +263,7 @@ def test_a_small_vgg(run, backend, capsys, tmp_path):
 
 
 def test_branches_with_two_inputs_and_two_outputs(run, backend, capsys):
-    done = run(BRANCHES, 400)
+    done = run(BRANCHES, 300)
     assert "Reads" in capsys.readouterr().out
     history = done["history"].history
     names = ["loss", "digit_loss", "digit_accuracy", "odd_loss", "odd_accuracy"]

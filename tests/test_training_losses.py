@@ -247,7 +247,7 @@ def test_evaluate_is_the_mean_over_all_examples(backend):
     for size in (1, 7, 30, 1000):
         assert model.evaluate(X, T, batch_size=size) == pytest.approx([loss, accuracy], rel=1e-10)
         np.testing.assert_allclose(model.predict(X, batch_size=size), p, rtol=1e-10)
-    assert model.evaluated(X, T) == pytest.approx({"loss": loss, "accuracy": accuracy}, rel=1e-10)
+    assert model.evaluate(X, T, return_dict=True) == pytest.approx({"loss": loss, "accuracy": accuracy}, rel=1e-10)
     assert model.accuracy(X, T) == accuracy
     assert model.predict(X[:0]).shape == (0, 3)
 
@@ -311,6 +311,22 @@ def test_examples_that_cannot_be():
             getattr(model, call)(bad, T)
     with pytest.raises(DataError, match=r"^fit: validation x: expected at least one example"):
         model.fit(X, T, validation_data=(X[:0], T[:0]), verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "cure"),
+    [
+        ((5, 1, 6, 7), r"channels_first: give x.transpose\(0, 2, 3, 1\)"),
+        ((5, 6, 7), r"the channel axis is missing: give x\[..., None\]"),
+        ((6, 7, 1), r"one example: give x\[None\]"),
+        ((5, 42), r"flattened: give x.reshape\(-1, 6, 7, 1\)"),
+        ((5, 7, 6, 1), r"6, 1\)$"),
+    ],
+)
+def test_images_of_another_shape_and_the_cure(shape, cure):
+    model = Sequential([Flatten()], input_shape=(6, 7, 1), backend="numpy")
+    with pytest.raises(ShapeError, match=rf"predict: x: expected shape \(N, 6, 7, 1\). Received: shape .*{cure}"):
+        model.predict(np.zeros(shape))
 
 
 def test_before_compile():

@@ -52,10 +52,14 @@ def image_shape(shape: tuple[int, ...], expected: tuple[int, ...], what: str) ->
         guess = "; this looks like one example: give x[None]"
     elif len(shape) == 4 and len(expected) == 3 and (shape[3], shape[1], shape[2]) == expected:
         guess = "; this looks like channels_last: give x.transpose(0, 3, 1, 2)"
+    elif len(shape) == 4 and len(expected) == 3 and (shape[2], shape[3], shape[1]) == expected:
+        guess = "; this looks like channels_first: give x.transpose(0, 2, 3, 1)"
     elif len(shape) == 2 and shape[1] == np.prod(expected):
         guess = f"; these look flattened: give x.reshape(-1, {', '.join(map(str, expected))})"
     elif tuple(shape[1:]) == expected[1:] and expected[0] == 1:
         guess = "; the channel axis is missing: give x[:, None]"
+    elif tuple(shape[1:]) == expected[:-1] and expected[-1] == 1:
+        guess = "; the channel axis is missing: give x[..., None]"
     axes = ", ".join(map(str, expected))
     raise ShapeError(f"{what}: expected shape (N, {axes}). Received: shape {tuple(shape)}{guess}")
 

@@ -103,12 +103,14 @@ class Model(Network):
 
     # ------------------------------------------------------------------ asking
 
-    def evaluate(self, x: Any, y: Any, batch_size: int = 250, *, verbose: Any = 0) -> Any:
+    def evaluate(self, x: Any, y: Any, batch_size: int = 250, *, verbose: Any = 0, return_dict: bool = False) -> Any:
         """[loss, *metrics] as means over all examples, or the loss alone where there are no metrics.
 
-        `verbose` 1 shows a bar.
+        `verbose` 1 shows a bar. With `return_dict` they come by name.
         """
         logs = self.evaluated(x, y, batch_size, verbose=verbose)
+        if return_dict:
+            return logs
         return list(logs.values()) if len(logs) > 1 else logs["loss"]
 
     def evaluated(self, x: Any, y: Any, batch_size: int = 250, *, verbose: Any = 0) -> dict[str, float]:
@@ -303,8 +305,8 @@ class Model(Network):
         y: Any,
         batch_size: int = 32,
         epochs: int = 1,
-        *,
         verbose: Any = "auto",
+        *,
         callbacks: Sequence[Callback] = (),
         validation_split: float = 0.0,
         validation_data: tuple[Any, Any] | None = None,

@@ -89,6 +89,16 @@ class Network:
         """Each layer once, in order."""
         return self.graph.layers
 
+    @property
+    def input(self) -> Any:
+        """The tensor that comes in, or the list of them."""
+        return self.inputs[0] if len(self.graph.inputs) == 1 else self.inputs
+
+    @property
+    def output(self) -> Any:
+        """The tensor that goes out, or the list of them."""
+        return self.outputs[0] if len(self.graph.outputs) == 1 else self.outputs
+
     def get_layer(self, name: str) -> Layer:
         """The layer of that name."""
         for layer in self.layers:
