@@ -217,7 +217,7 @@ def test_layers_that_got_the_same_name_cannot_meet():
     parts = [Sequential([Dense(4)], input_shape=(4,), backend="numpy") for _ in range(2)]
     x = Input((4,))
     with pytest.raises(
-        ConfigError, match=r"give those a name= that are to meet in one. Received: 'dense1' for 2 layers"
+        ConfigError, match=r"give name= to layers that meet in one model. Received: 'dense1' for 2 layers"
     ):
         Model(x, parts[1](parts[0](x)))
 
