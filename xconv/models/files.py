@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from xconv import checkpoint, losses, metrics, optimizers
 from xconv.backend import Backend
@@ -17,25 +21,27 @@ if TYPE_CHECKING:
     from xconv.models.model import Model
 
 _OTHERS = {".h5": "Keras's", ".hdf5": "Keras's", ".keras": "Keras's", ".pkl": "pickle's", ".pickle": "pickle's"}
+_STATE = "training/"  # in front of the names of tensors that are no parameters
 # What a file that was made to harm can bring about while its network is built.
 _BROKEN = (XconvError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
 
 
-def save(model: Model, path: str | Path) -> None:
-    """Write architecture and parameters, atomically."""
+def save(model: Model, path: str | Path, *, training: bool = True) -> None:
+    """Write architecture and parameters, and what `training` needs to go on, atomically."""
     path = Path(path)
     if path.suffix.lower() in _OTHERS:
         raise ConfigError(
             f"{path}: xconv writes safetensors files; save to {path.with_suffix('.safetensors').name!r}. "
             f"Received: the suffix {path.suffix!r}, which is {_OTHERS[path.suffix.lower()]}"
         )
-    about = {"architecture": architecture(model), "training": _training(model)}
-    checkpoint.save(path, model._parameters.to_numpy(), about)
+    told = _training(model) if training else None
+    tensors = {**model._parameters.to_numpy(), **(_state(model) if told else {})}
+    checkpoint.save(path, tensors, {"architecture": architecture(model), "training": told})
 
 
 def load_weights(model: Model, path: str | Path) -> None:
     """Parameters of a file into a model of the same names and shapes; nothing is changed where they differ."""
-    tensors, _ = checkpoint.load(path)
+    tensors, _ = _apart(checkpoint.load(path)[0])
     _same_names(path, {name: array.shape for name, array in tensors.items()}, model._parameters.shapes)
     for name, array in tensors.items():
         model._parameters[name] = array
@@ -46,12 +52,15 @@ def load(
     *,
     backend: str | Backend | None = None,
     custom_layers: Mapping[str, Any] | None = None,
+    compile: bool = True,
 ) -> Model:
     """The model that `save` wrote, on any backend, as `Sequential`, `Model`, or `SimpleConvNet` with its names.
 
     `custom_layers` maps the kind of your own layers to their class, which is made with the arguments that `config`
     gave; or the name of one layer to a class, or to a ready layer, which a `Lambda` needs. FileError for a file that
-    is missing, altered in any bit, not ours, or whose layers are not known.
+    is missing, altered in any bit, not ours, or whose layers are not known. With `compile` the model comes with its
+    optimizer, losses and metrics, and training goes on where it was: with `fit(initial_epoch=...)` the same batches
+    and the same numbers, to the bit on the same backend.
     """
     path = Path(path)
     if path.suffix.lower() in (".h5", ".hdf5", ".keras") and path.exists():
@@ -59,6 +68,7 @@ def load(
             f"{path}: xconv reads its own safetensors files, not Keras's. Received: the suffix {path.suffix!r}"
         )
     tensors, about = checkpoint.load(path)
+    tensors, state = _apart(tensors)
     custom = dict(custom_layers or {})
     for name, given in custom.items():
         if not isinstance(given, Layer) and not (isinstance(given, type) and issubclass(given, Layer)):
@@ -84,8 +94,8 @@ def load(
         )
     _same_names(path, {name: array.shape for name, array in tensors.items()}, specs)
     model._store = filled_store(model.graph, model._backend, model.dtype, tensors)
-    if about.get("training"):
-        _compile(path, model, about["training"])
+    if compile and about.get("training"):
+        _compile(path, model, about["training"], state)
     return model
 
 
@@ -125,7 +135,7 @@ def architecture(model: Model) -> dict[str, Any]:
                 "name": layer.name,
                 "kind": type(layer).__name__,
                 "trainable": layer.trainable,
-                "config": layer.config(),
+                "config": _told(layer),
             }
             for layer in model.layers
         ],
@@ -133,6 +143,23 @@ def architecture(model: Model) -> dict[str, Any]:
         "outputs": [place[i] for i in graph.outputs],
         "aliases": dict(model.aliases),
     }
+
+
+def _told(layer: Layer) -> dict[str, Any]:
+    """The layer's config; a warning where it leaves out what the layer of the user's own was made with."""
+    config = layer.config()
+    if REGISTRY.get(type(layer).__name__) is not type(layer) and getattr(layer, "portable", True):
+        kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        arguments = list(inspect.signature(type(layer).__init__).parameters.values())[1:]
+        own = [a.name for a in arguments if a.kind not in kinds and a.name not in ("name", "trainable")]
+        missing = [name for name in own if name not in config]
+        if missing:
+            warnings.warn(
+                f"{layer.label}: its config() leaves out {', '.join(missing)}, so that a file makes the layer without; "
+                "let config return a dict of the arguments of __init__",
+                stacklevel=6,
+            )
+    return config
 
 
 def _rebuilt(about: dict[str, Any], backend: Any, custom: dict[str, Any]) -> Model:
@@ -204,7 +231,21 @@ def _training(model: Model) -> dict[str, Any] | None:
     }
 
 
-def _compile(path: Path, model: Model, told: dict[str, Any]) -> None:
+def _state(model: Model) -> dict[str, np.ndarray]:
+    """The optimizer's arrays and the number of steps done, under names that no parameter has."""
+    assert model.optimizer is not None
+    store = model._parameters.backend
+    arrays = {f"optimizer/{name}": store.to_numpy(a) for name, a in model.optimizer.state_arrays().items()}
+    return {_STATE + name: np.array(a) for name, a in {**arrays, "steps": store.to_numpy(model._steps)}.items()}
+
+
+def _apart(tensors: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Parameters, and the state of training."""
+    state = {name.removeprefix(_STATE): array for name, array in tensors.items() if name.startswith(_STATE)}
+    return {name: array for name, array in tensors.items() if not name.startswith(_STATE)}, state
+
+
+def _compile(path: Path, model: Model, told: dict[str, Any], state: dict[str, np.ndarray]) -> None:
     try:
         known = {name: [metric for metric in names if _is_known(metric)] for name, names in told["metrics"].items()}
         model.compile(
@@ -213,8 +254,28 @@ def _compile(path: Path, model: Model, told: dict[str, Any]) -> None:
             known,
             told["loss_weights"],
         )
+        _go_on(model, state)
     except _BROKEN as error:
         raise FileError(f"{path}: its training settings cannot be used. Received: {error}") from error
+
+
+def _go_on(model: Model, state: dict[str, np.ndarray]) -> None:
+    """Give the model its optimizer's state back; ConfigError where it is not that of these parameters."""
+    optimizer, parameters = model.optimizer, model._parameters
+    assert optimizer is not None
+    shapes = {"": parameters.flat.shape, **{f"{name}:": a.shape or (1,) for name, a in parameters.items()}}
+    arrays = {name.removeprefix("optimizer/"): a for name, a in state.items() if name.startswith("optimizer/")}
+    for name, array in arrays.items():
+        owner, slot = name[: name.rfind(":") + 1], name[name.rfind(":") + 1 :]
+        fits = (2,) if name == "hyper" else shapes.get(owner) if slot in optimizer.slots else None
+        if array.shape != fits or array.dtype != (np.float64 if name == "hyper" else parameters.flat.dtype):
+            raise ConfigError(
+                f"state {name!r} is not that of {optimizer!r} for these parameters. Received: {array.shape}"
+            )
+    if arrays:
+        optimizer.load_state(arrays, model.backend)
+    if "steps" in state:
+        model._steps = model.backend.asarray(state["steps"].reshape(1).astype(np.uint64))
 
 
 def _is_known(metric: str) -> bool:

@@ -1,4 +1,4 @@
-"""A network that can be trained: loss, gradient, one training step, fit, and its files."""
+"""A network that can be trained: gradient, one training step, fit, and its files."""
 
 from __future__ import annotations
 
@@ -11,21 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from xconv import metrics, optimizers
+from xconv import checks
 from xconv.backend import Array
 from xconv.callbacks import Callback, History
-from xconv.errors import ConfigError, DeadNetworkWarning, described
+from xconv.errors import ConfigError, DeadNetworkWarning, ShapeError, described
 from xconv.layers import Context
 from xconv.models import files, summary
-from xconv.models.heads import Head, heads
-from xconv.models.network import Network, listed
+from xconv.models.network import listed
+from xconv.models.objective import Objective
 from xconv.models.training import Fit
-from xconv.optimizers import Optimizer
 from xconv.parameters import Parameters
 from xconv.plan import Tape
 
 
-class Model(Network):
+class Model(Objective):
     """A graph of layers from `inputs` to `outputs`, each a tensor or a list of them: ``Model(x, y)``.
 
     `backend` is "numpy", "numba", "cupy", "auto" or None ($XCONV_BACKEND, else "auto"). The same `seed` gives the same
@@ -35,124 +34,10 @@ class Model(Network):
 
     def _settings(self, *settings: Any) -> None:
         super()._settings(*settings)
-        self.optimizer: Optimizer | None = None
-        self._asked: tuple[Any, Any, Any] = (None, None, None)  # loss, metrics, loss weights
         self.history: History | None = None
         self.stop_training = False
 
-    def _set_graph(self, inputs: Any, outputs: Any) -> None:
-        super()._set_graph(inputs, outputs)
-        self._heads: list[Head] | None = None
-
-    # ------------------------------------------------------------------ what is wanted of it
-
-    def compile(
-        self,
-        optimizer: str | Optimizer = "rmsprop",
-        loss: Any = None,
-        metrics: Any = None,
-        loss_weights: Any = None,
-    ) -> None:
-        """Say how it is trained. `loss`, `metrics` and `loss_weights` are as in Keras: one for all outputs, a list in
-        their order, or a dict by output name. Without a loss, an earlier call's loss and metrics stay.
-        """
-        self.optimizer = optimizers.get(optimizer)
-        if loss is not None:
-            self._asked = loss, metrics, loss_weights
-        elif metrics is not None or loss_weights is not None:
-            raise ConfigError("compile: metrics and loss_weights need a loss. Received: loss=None")
-        self._heads = None
-        if self._graph is not None and self._asked[0] is not None:
-            self._compiled("compile")
-
-    def _compiled(self, what: str) -> list[Head]:
-        if self._asked[0] is None:
-            raise ConfigError(
-                f"{what}: the model needs a loss: call model.compile(optimizer, loss) first. Received: no loss"
-            )
-        if self._heads is None:
-            self._heads = heads(self.graph, *self._asked)
-        return self._heads
-
-    def _optimizer(self, what: str) -> Optimizer:
-        if self.optimizer is None:
-            raise ConfigError(f"{what}: call model.compile(optimizer, loss) first. Received: no optimizer")
-        return self.optimizer
-
-    def log_names(self) -> list[str]:
-        """What training and evaluation measure, in order: "loss", then each output's own."""
-        found = self._compiled("fit")
-        if len(found) == 1:
-            return ["loss", *(metric.name for metric in found[0].metrics)]
-        own = [[f"{h.name}_loss", *(f"{h.name}_{metric.name}" for metric in h.metrics)] for h in found]
-        return ["loss", *(name for names in own for name in names)]
-
-    def _targets(self, t: Any, n: int, what: str) -> list[np.ndarray]:
-        """Each head's labels, checked, on the host."""
-        found = self._compiled(what.partition(":")[0])
-        names = [head.name for head in found]
-        if isinstance(t, Mapping):
-            if set(t) != set(names):
-                raise ConfigError(f"{what}: expected labels for the outputs {names}. Received: {list(t)}")
-            t = [t[name] for name in names]
-        elif len(found) == 1:
-            t = [t]
-        if not isinstance(t, list | tuple) or len(t) != len(found):
-            raise ConfigError(f"{what}: expected a list of labels for the outputs {names}. Received: {described(t)}")
-        return [head.targets(self._on_host(part), n, what) for head, part in zip(found, t, strict=True)]
-
-    # ------------------------------------------------------------------ asking
-
-    def evaluate(self, x: Any, y: Any, batch_size: int = 250, *, verbose: Any = 0, return_dict: bool = False) -> Any:
-        """[loss, *metrics] as means over all examples, or the loss alone where there are no metrics.
-
-        `verbose` 1 shows a bar. With `return_dict` they come by name.
-        """
-        logs = self.evaluated(x, y, batch_size, verbose=verbose)
-        if return_dict:
-            return logs
-        return list(logs.values()) if len(logs) > 1 else logs["loss"]
-
-    def evaluated(self, x: Any, y: Any, batch_size: int = 250, *, verbose: Any = 0) -> dict[str, float]:
-        """What `evaluate` gives, by name."""
-        xs = self._images(x, "evaluate: x")
-        return self._measured(xs, self._targets(y, len(xs[0]), "evaluate: y"), batch_size, verbose)
-
-    def _measured(
-        self, xs: list[np.ndarray], ts: list[np.ndarray], batch_size: int = 250, verbose: Any = 0
-    ) -> dict[str, float]:
-        names = self.log_names()
-        sums = np.zeros(len(names))
-        for first, count, ys in self._batches(xs, batch_size, self._loss_plan(), verbose):
-            with self.backend.running():
-                labels = [self.backend.asarray(t[first : first + count]) for t in ts]
-                values, _ = self._judged(ys, labels, None)
-            sums += [float(self.backend.to_numpy(v).reshape(-1)[0]) for v in self.as_sums(values, count)]
-        return dict(zip(names, (sums / len(xs[0])).tolist(), strict=True))
-
-    def accuracy(self, x: Any, t: Any, batch_size: int = 100) -> float:
-        """Fraction of the examples that are classified as `t` says, in bounded memory."""
-        xs = self._images(x, "accuracy: x")
-        (labels, *_) = self._targets(t, len(xs[0]), "accuracy: t")
-        head = self._compiled("accuracy")[0]
-        metric = metrics.get("accuracy", head.declared, head.shape)
-        right = 0.0
-        for first, count, ys in self._batches(xs, batch_size, self._plan([head.at])):
-            with self.backend.running():
-                here = self.backend.asarray(labels[first : first + count])
-                total = metric.total(self.backend, ys[0], here, head.logits)
-            right += float(self.backend.to_numpy(total))
-        return right / len(xs[0])
-
-    def loss(self, x: Any, t: Any) -> float:
-        """The loss of this batch, penalties on weights included."""
-        xs = self._images(x, "loss: x")
-        ts = self._targets(t, len(xs[0]), "loss: t")
-        plan = self._loss_plan()
-        with self.backend.running():
-            ys = [self._leave(y) for y in plan.forward(self._enter(self._here(xs)), Context(seed=self.seed))]
-            values, _ = self._judged(ys, [self.backend.asarray(part) for part in ts], None)
-        return float(self.backend.to_numpy(values[0])[0])
+    # ------------------------------------------------------------------ one step
 
     def gradient(self, x: Any, t: Any) -> Parameters:
         """The gradient of the loss of this batch by every parameter, under the names of `params`. Changes nothing."""
@@ -162,43 +47,6 @@ class Model(Network):
         with self.backend.running():
             self._forward_backward(self._here(xs), [self.backend.asarray(part) for part in ts], None, grads)
         return self._public_of(grads)
-
-    # ------------------------------------------------------------------ one step
-
-    def _loss_plan(self) -> Any:
-        return self._plan([head.at for head in self._compiled("fit")])
-
-    def _judged(
-        self, ys: Sequence[Array], ts: Sequence[Array], weights: Array | None
-    ) -> tuple[list[Array], list[Array]]:
-        """([loss[1], then each head's own loss[1] and metric sums], the loss's gradient by each y)."""
-        found = self._compiled("fit")
-        total, values, dys = None, [], []
-        for head, y, t in zip(found, ys, ts, strict=True):
-            loss, dy = head.loss(self.backend, y, t, weights)
-            if len(found) > 1:
-                values.append(loss)
-            values += [metric.total(self.backend, y, t, head.logits) for metric in head.metrics]
-            if head.weight != 1.0:
-                loss, dy = loss * head.weight, dy * head.weight
-            total = loss if total is None else total + loss
-            dys.append(dy)
-        for name, regularizer in self._penalties():
-            total = total + regularizer.penalty(self.backend.xp, self._parameters[name])
-        return [total, *values], dys
-
-    def _penalties(self) -> list[tuple[str, Any]]:
-        return [(name, spec.regularizer) for name, (_, _, spec) in self.graph.specs.items() if spec.regularizer]
-
-    def as_sums(self, values: Sequence[Array], count: int) -> list[Array]:
-        """What `_judged` gave of a batch of `count`, each as its sum over the batch: losses are means, metrics sums."""
-        sums = [values[0] * float(count)]
-        rest = iter(values[1:])
-        for head in self._compiled("fit"):
-            if len(self._compiled("fit")) > 1:
-                sums.append(next(rest) * float(count))
-            sums += [next(rest) for _ in head.metrics]
-        return sums
 
     def _forward_backward(
         self,
@@ -247,18 +95,37 @@ class Model(Network):
             self._steps += 1
         return values
 
-    def train_on_batch(self, x: Any, y: Any, class_weight: Mapping[int, float] | None = None) -> Any:
+    def train_on_batch(
+        self, x: Any, y: Any, sample_weight: Any = None, class_weight: Mapping[int, float] | None = None
+    ) -> Any:
         """One step on a batch on the host, checked; [loss, *metrics] before the step, or the loss alone."""
         xs = self._images(x, "train_on_batch: x")
         ts = self._targets(y, len(xs[0]), "train_on_batch: y")
-        weights = self._example_weights(ts, class_weight, "train_on_batch")
+        weights = self._weights(ts, class_weight, sample_weight, "train_on_batch")
         here = None if weights is None else self.backend.asarray(weights, self.dtype)
         values = self.train_step(self._here(xs), [self.backend.asarray(t) for t in ts], here)
         sums = [float(self.backend.to_numpy(v).reshape(-1)[0]) for v in self.as_sums(values, len(xs[0]))]
         return [value / len(xs[0]) for value in sums] if len(sums) > 1 else sums[0] / len(xs[0])
 
-    def _example_weights(self, ts: Sequence[np.ndarray], given: Any, what: str) -> np.ndarray | None:
-        """A weight for each example, from one for each class."""
+    def test_on_batch(self, x: Any, y: Any) -> Any:
+        """[loss, *metrics] of one batch, or the loss alone."""
+        return self.evaluate(x, y, batch_size=max(1, len(x)))
+
+    def _weights(self, ts: Sequence[np.ndarray], by_class: Any, given: Any, what: str) -> np.ndarray | None:
+        """A weight for each example, from one for each class, one for each example, or both."""
+        weights = self._class_weights(ts, by_class, what)
+        if given is None:
+            return weights
+        given = checks.host_array(given, f"{what}: sample_weight")
+        if given.shape != (len(ts[0]),):
+            raise ShapeError(
+                f"{what}: sample_weight: expected a weight for each of {len(ts[0])} examples. "
+                f"Received: {described(given)}"
+            )
+        checks.finite(given, f"{what}: sample_weight", self.dtype)
+        return given.astype(np.float64) if weights is None else weights * given
+
+    def _class_weights(self, ts: Sequence[np.ndarray], given: Any, what: str) -> np.ndarray | None:
         if given is None:
             return None
         classes = self._compiled(what)[0].shape[-1]
@@ -312,13 +179,15 @@ class Model(Network):
         validation_data: tuple[Any, Any] | None = None,
         shuffle: bool = True,
         class_weight: Mapping[int, float] | None = None,
+        sample_weight: Any = None,
         initial_epoch: int = 0,
     ) -> History:
         """Train on x[N, *input_shape] and labels y, shuffled anew each epoch.
 
         After each epoch the history gains loss and metrics (means over the epoch's training batches, as they were
         seen), val_loss and so on (of `validation_data`, or of the last `validation_split` of the examples), seconds and
-        images_per_second (training steps alone). `verbose`: 0 nothing, 1 a bar an epoch, 2 a line an epoch, "auto" a
+        images_per_second (training steps alone). `class_weight` (a dict) and `sample_weight` (an array) weight the loss
+        of examples. `verbose`: 0 nothing, 1 a bar an epoch, 2 a line an epoch, "auto" a
         bar in a terminal or notebook and else lines. NonFiniteError stops a run whose loss became NaN or infinite; a
         network that died is warned of.
         """
@@ -334,7 +203,7 @@ class Model(Network):
         )
         xs = self._images(x, "fit: x")
         ts = self._targets(y, len(xs[0]), "fit: y")
-        weights = self._example_weights(ts, class_weight, "fit")
+        weights = self._weights(ts, class_weight, sample_weight, "fit")
         return run(xs, ts, weights, validation_split, validation_data)
 
     def warn_if_dead(self, grads: Parameters, loss: float) -> None:
@@ -363,12 +232,14 @@ class Model(Network):
         print_fn(summary.text(self, batch_size))
 
     def save(self, path: str | Path) -> None:
-        """Write architecture and parameters to one safetensors file, atomically; `xconv.load` makes the model again."""
+        """Write architecture, parameters, training settings and the optimizer's state to one safetensors file,
+        atomically. `xconv.load` makes the model again, on any backend, and its training goes on where this one is.
+        """
         files.save(self, path)
 
     def save_weights(self, path: str | Path) -> None:
-        """As `save`: one file form for both."""
-        files.save(self, path)
+        """Write architecture and parameters, without what training would need to go on."""
+        files.save(self, path, training=False)
 
     def load_weights(self, path: str | Path) -> None:
         """Read parameters that `save` wrote, on any backend; names and shapes must be this model's."""

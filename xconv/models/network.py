@@ -99,13 +99,17 @@ class Network:
         """The tensor that goes out, or the list of them."""
         return self.outputs[0] if len(self.graph.outputs) == 1 else self.outputs
 
-    def get_layer(self, name: str) -> Layer:
-        """The layer of that name."""
-        for layer in self.layers:
+    def get_layer(self, name: str | None = None, index: int | None = None) -> Layer:
+        """The layer of that name, or at that place."""
+        layers = self.layers
+        if name is None and isinstance(index, int) and -len(layers) <= index < len(layers):
+            return layers[index]
+        for layer in layers:
             if layer.name == name:
                 return layer
-        names = [layer.name for layer in self.layers]
-        raise ConfigError(f"{self.name}: expected a layer among {names}. Received: {described(name)}")
+        names = [layer.name for layer in layers]
+        given = name if index is None else index
+        raise ConfigError(f"{self.name}: expected a layer among {names}. Received: {described(given)}")
 
     @property
     def data_format(self) -> str:
@@ -277,6 +281,7 @@ class Network:
 
     def _images(self, x: Any, what: str, *, empty_ok: bool = False) -> list[np.ndarray]:
         """Each input's examples, checked, on the host."""
+        self._shaped_by(x)
         graph = self.graph
         names = graph.input_names
         if isinstance(x, Mapping):
@@ -299,6 +304,9 @@ class Network:
                 + ", ".join(f"{len(array)} in {name}" for name, array in zip(names, out, strict=True))
             )
         return out
+
+    def _shaped_by(self, x: Any) -> None:
+        """Where the shape of the input is not known yet, it may be learnt from examples."""
 
     def _on_host(self, a: Any) -> Any:
         """Arrays of this model's own backend come to the host, where all input is checked."""
@@ -331,6 +339,10 @@ class Network:
             yield first, len(batch[0]), ys
 
     # ------------------------------------------------------------------ asking
+
+    def predict_on_batch(self, x: Any) -> Any:
+        """The outputs for one batch."""
+        return self.predict(x, batch_size=max(1, len(x)))
 
     def predict(self, x: Any, batch_size: int = 250, *, verbose: Any = 0) -> Any:
         """The outputs for x as NumPy arrays, [N, *output_shape] each (a list where there are several).

@@ -14,7 +14,8 @@ from xconv import streams
 from xconv.backend import Array
 from xconv.callbacks import Callback, History, Logs
 from xconv.callbacks.progress import shown
-from xconv.errors import ConfigError, NonFiniteError, described
+from xconv.errors import ConfigError, DataError, NonFiniteError, described
+from xconv.layers import BatchNormalization
 from xconv.optimizers import Optimizer
 from xconv.shapes import positive
 
@@ -69,6 +70,7 @@ class Fit:
                 raise ConfigError(f"fit: expected validation_data=(x, y). Received: {described(validation_data)}")
             vx = model._images(validation_data[0], "fit: validation x")
             held_out = vx, model._targets(validation_data[1], len(vx[0]), "fit: validation y")
+        self._check_batches(len(xs[0]))
         model.history, model.stop_training = self.history, False
         self.history.compile_seconds = model.warm_up()
         n = len(xs[0])
@@ -100,6 +102,21 @@ class Fit:
                     break
         return self.history
 
+    def _check_batches(self, n: int) -> None:
+        """DataError before the first step where some batch would be a single number for batch normalisation."""
+        last = n % self.batch_size or self.batch_size
+        if min(last, n, self.batch_size) > 1:
+            return
+        graph = self.model.graph
+        for node in graph.nodes:
+            layer = node.layer
+            single = math.prod(graph.shapes[node.id]) == graph.shapes[node.id][0]  # one number for each channel
+            if isinstance(layer, BatchNormalization) and layer.trainable and single:
+                raise DataError(
+                    f"fit: {layer.label} needs two examples or more in each batch: one has no variance. Give another "
+                    f"batch_size. Received: {n} examples in batches of {self.batch_size}, the last of {last}"
+                )
+
     def _epoch(
         self, epoch: int, xs: list[np.ndarray], ts: list[np.ndarray], weights: np.ndarray | None
     ) -> dict[str, float]:
@@ -123,7 +140,9 @@ class Fit:
             x = [backend.asarray(array[chosen], model.dtype) for array in xs]
             t = [backend.asarray(array[chosen]) for array in ts]
             w = None if weights is None else backend.asarray(weights[chosen], model.dtype)
-            self._add(totals, model.as_sums(model.train_step(x, t, w), len(chosen)))
+            sums = model.as_sums(model.train_step(x, t, w), len(chosen))
+            with backend.running():
+                self._add(totals, sums)
             self.seen += len(chosen)
             self.history.steps += 1
             logs = Logs(read)
