@@ -129,7 +129,8 @@ BUILDS: dict[str, tuple[Callable[[Backend], object], type[XconvError], str]] = {
     "not a layer": (
         lambda b: row([ReLU], SHAPE, b),
         ConfigError,
-        "sequential: expected xconv layers. Received: <class 'xconv.layers.activation.ReLU'>",
+        "sequential: expected layers, such as xconv.ReLU(), an instance. "
+        "Received: <class 'xconv.layers.activation.ReLU'>",
     ),
     "names that clash": (
         lambda b: row([ReLU(name="a"), ReLU(name="a")], SHAPE, b),

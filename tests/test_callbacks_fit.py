@@ -64,7 +64,7 @@ def test_hooks_in_their_order(net, data):
         "steps": 2,
         "samples": 20,
         "batch_size": 10,
-        "metrics": ["loss", "accuracy"],
+        "metrics": ["loss", "accuracy", "val_loss", "val_accuracy"],
     }
 
 

@@ -266,16 +266,16 @@ def test_branches_with_two_inputs_and_two_outputs(run, backend, capsys):
     done = run(BRANCHES, 300)
     assert "Reads" in capsys.readouterr().out
     history = done["history"].history
-    names = ["loss", "digit_loss", "digit_accuracy", "odd_loss", "odd_accuracy"]
+    names = ["loss", "digit_loss", "odd_loss", "digit_accuracy", "odd_accuracy"]
     measured = [*names, *(f"val_{name}" for name in names)]
     assert set(history) == {*measured, "learning_rate", "seconds", "images_per_second"}
     assert history["loss"][-1] < 0.75 * history["loss"][0]
     assert max(history["val_digit_accuracy"]) > 0.4 and max(history["val_odd_accuracy"]) > 0.7
     assert done["results"] == [history[f"val_{name}"][-1] for name in names]
-    assert done["results"][0] == pytest.approx(done["results"][1] + 0.5 * done["results"][3], rel=1e-5)
+    assert done["results"][0] == pytest.approx(done["results"][1] + 0.5 * done["results"][2], rel=1e-5)
     digits, odds = done["digits"], done["odds"]
     assert digits.shape == (100, 10) and odds.shape == (100, 1)
-    assert np.mean(digits.argmax(axis=1) == done["y_test"]) == pytest.approx(done["results"][2])
+    assert np.mean(digits.argmax(axis=1) == done["y_test"]) == pytest.approx(done["results"][3])
     assert np.mean((odds[:, 0] > 0.5) == done["y_test"] % 2) == pytest.approx(done["results"][4])
     assert [w.shape for w in done["weights"]] == [(8, 1, 3, 3), (8,)]
     assert done["features"].shape == (100, 18)

@@ -147,7 +147,7 @@ def test_a_last_batch_of_one_is_told_before_the_first_step():
     model = Sequential([Dense(4), BatchNormalization(), Dense(3)], input_shape=(5,), backend="numpy")
     model.compile("sgd", "mse")
     before = model.get_weights()
-    with pytest.raises(DataError, match=r"batchnormalization1 .* Give another batch_size.* 9 examples in batches of 4"):
+    with pytest.raises(DataError, match=r"batchnormalization1 .* give another batch_size.* 9 examples in batches of 4"):
         model.fit(np.zeros((9, 5)), np.zeros((9, 3)), 4, verbose=0)
     assert all(a.tobytes() == b.tobytes() for a, b in zip(before, model.get_weights(), strict=True))
     model.fit(np.zeros((9, 5)), np.zeros((9, 3)), 3, verbose=0)

@@ -258,14 +258,14 @@ def test_names_of_what_is_measured(backend):
     model = Model(x, [a, b], backend=backend)
     t = [T, draw(30, 1)]
     for loss, metric, names in (
-        (["sparse_categorical_crossentropy", "mse"], {"a": "acc"}, ["loss", "a_loss", "a_acc", "b_loss"]),
+        (["sparse_categorical_crossentropy", "mse"], {"a": "acc"}, ["loss", "a_loss", "b_loss", "a_acc"]),
         (["sparse_categorical_crossentropy", "mse"], [["acc"], ["mae", "mse"]], None),
         ({"b": "mse"}, {"b": ["mae"]}, ["loss", "mae"]),
     ):
         model.compile(SGD(0.1), loss, metric)
         labels = t if isinstance(loss, list) else t[1]
         history = model.fit(x=X, y=labels, verbose=0, validation_split=0.2).history
-        names = names or ["loss", "a_loss", "a_acc", "b_loss", "b_mae", "b_mse"]
+        names = names or ["loss", "a_loss", "b_loss", "a_acc", "b_mae", "b_mse"]
         expected = [*names, *(f"val_{name}" for name in names), "seconds", "images_per_second"]
         assert list(history) == expected
         assert len(model.evaluate(X, labels)) == len(names)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from xconv.backend import Backend
 from xconv.errors import ConfigError, described
 from xconv.graph import Graph
@@ -83,9 +81,8 @@ class Sequential(Model):
         self._build()
 
     def _shaped_by(self, x: Any) -> None:
-        shape = np.shape(x)
-        if self._input is None and self._row and len(shape) > 1:
-            self.build((None, *shape[1:]))
+        if self._input is None and self._row and len(getattr(x, "shape", ())) > 1:
+            self.build((None, *x.shape[1:]))
 
     def _format(self) -> str:
         return self._data_format or self._row[0].data_format or "channels_last"

@@ -113,7 +113,7 @@ class Fit:
             single = math.prod(graph.shapes[node.id]) == graph.shapes[node.id][0]  # one number for each channel
             if isinstance(layer, BatchNormalization) and layer.trainable and single:
                 raise DataError(
-                    f"fit: {layer.label} needs two examples or more in each batch: one has no variance. Give another "
+                    f"fit: {layer.label}: one value for each channel has no variance to train on; give another "
                     f"batch_size. Received: {n} examples in batches of {self.batch_size}, the last of {last}"
                 )
 
