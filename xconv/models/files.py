@@ -149,9 +149,9 @@ def _told(layer: Layer) -> dict[str, Any]:
     """The layer's config; a warning where it leaves out what the layer of the user's own was made with."""
     config = layer.config()
     if REGISTRY.get(type(layer).__name__) is not type(layer) and getattr(layer, "portable", True):
-        kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-        arguments = list(inspect.signature(type(layer).__init__).parameters.values())[1:]
-        own = [a.name for a in arguments if a.kind not in kinds and a.name not in ("name", "trainable")]
+        arguments, common = (inspect.signature(kind.__init__).parameters for kind in (type(layer), Layer))
+        named = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+        own = [name for name, a in arguments.items() if a.kind in named and name not in common]
         missing = [name for name in own if name not in config]
         if missing:
             warnings.warn(
