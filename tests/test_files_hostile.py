@@ -199,7 +199,7 @@ def test_one_value_at_every_place(tmp_path, value):
         (("layers", 0, "kind"), "Conv2D", r"does not make a network"),
         (("layers", 0, "config", "units"), 2**60, r"a.w: expected \(2, 1152921504606846976\). Received: \(2, 1\)"),
         (("layers", 0, "config", "units"), -1, r"does not make a network. Received: ConfigError.*a \(Dense\): units"),
-        (("layers", 0, "config", "bias"), 1, r"no such argument. Received: bias"),
+        (("layers", 0, "config", "bias"), 1, r"no such argument.*Received: bias"),
         (("layers", 0, "config", "name"), "b", r"does not make a network. Received: TypeError.*'name'"),
         (("layers", 0, "config", "kernel_initializer"), "os.system", r"ConfigError"),
         (("layers", 0, "config", "activation"), {"kind": "Dense"}, r"activation: expected a config"),

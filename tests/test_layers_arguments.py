@@ -22,6 +22,7 @@ from xconv.layers import (
     Dropout,
     Flatten,
     GlobalAveragePooling2D,
+    Input,
     Lambda,
     LeakyReLU,
     MaxPool2D,
@@ -29,11 +30,21 @@ from xconv.layers import (
     ReLU,
     Reshape,
     Softmax,
+    Subtract,
     ZeroPadding2D,
     activation,
 )
 
 LAST = {"data_format": "channels_last"}
+
+
+def _three(xp, x, y):
+    return x
+
+
+def _keyword(x, *, power):
+    return x**power
+
 
 REFUSED = [
     (lambda: Conv2D(0, 3), ConfigError, "Conv2D: filters must be an integer >= 1. Received: 0"),
@@ -74,7 +85,57 @@ REFUSED = [
         "c (Conv2D): groups must divide the channels of the input. Received: 2 groups, images of shape (6, 7, 3) with "
         "3 channels",
     ),
-    (lambda: Conv2D(2, 3, stride=2), ConfigError, "Conv2D: no such argument. Received: stride"),
+    (
+        lambda: Conv2D(2, 3, stride=2),
+        ConfigError,
+        "Conv2D: no such argument (did you mean strides?): expected filters, kernel_size, strides, padding, "
+        "dilation_rate, groups, activation, use_bias, kernel_initializer, bias_initializer, kernel_regularizer, "
+        "bias_regularizer, name, trainable, input_shape, data_format. Received: stride",
+    ),
+    (
+        lambda: Concatenate(zzz=1, axs=2),
+        ConfigError,
+        "Concatenate: no such argument (did you mean axis?): expected axis, name, trainable, input_shape, "
+        "data_format. Received: zzz, axs",
+    ),
+    (
+        lambda: Add(zzz=1),
+        ConfigError,
+        "Add: no such argument: expected name, trainable, input_shape, data_format. Received: zzz",
+    ),
+    (
+        lambda: Add([Input((2,)), Input((2,))], name="a"),
+        ConfigError,
+        "a (Add): tensors are given to the layer when it is called: Add()([a, b]). Received: "
+        "[<Tensor (None, 2) of input>, <Tensor (None, 2) of input>]",
+    ),
+    (
+        lambda: Concatenate(Input((2,))),
+        ConfigError,
+        "Concatenate: tensors are given to the layer when it is called: Concatenate()([a, b]). Received: "
+        "<Tensor (None, 2) of input>",
+    ),
+    (
+        lambda: Subtract()(Input((2,)), Input((2,))),
+        ConfigError,
+        "Subtract: expected its tensors as one list, Subtract()([a, b]). Received: 2 arguments",
+    ),
+    (
+        lambda: Dense(3, name="d")(Input((2,)), Input((2,)), 1),
+        ConfigError,
+        "d (Dense): expected one tensor. Received: 3 arguments",
+    ),
+    (
+        lambda: Subtract().output_shape(((3,), (3,), (3,))),
+        ShapeError,
+        "Subtract: expected exactly two inputs. Received: 3",
+    ),
+    (
+        lambda: Dense(2, name="d").weights,
+        ConfigError,
+        "d (Dense): weights: a layer has its weights once its model is used: ask model.params or model.predict first. "
+        "Received: a layer without weights",
+    ),
     (
         lambda: Conv2D(2, 3, activation="swish"),
         ConfigError,
@@ -154,7 +215,7 @@ REFUSED = [
         "axes",
     ),
     (
-        lambda: BatchNormalization(1.5),
+        lambda: BatchNormalization(momentum=1.5),
         ConfigError,
         "BatchNormalization: momentum must be a finite number from 0 to 1. Received: 1.5",
     ),
@@ -162,6 +223,31 @@ REFUSED = [
         lambda: BatchNormalization(epsilon=0),
         ConfigError,
         "BatchNormalization: epsilon must be a finite number >= 1e-12. Received: 0",
+    ),
+    (lambda: BatchNormalization(0.9), ConfigError, "BatchNormalization: axis must be an integer. Received: 0.9"),
+    (
+        lambda: BatchNormalization(1, name="n", **LAST).output_shape((3, 4, 5)),
+        ConfigError,
+        "n (BatchNormalization): axis must be that of the channels, 3 or -1 here, or left out. "
+        "Received: axis 1 for inputs of shape (None, 4, 5, 3)",
+    ),
+    (
+        lambda: BatchNormalization(-1, data_format="channels_first").output_shape((3, 4, 5)),
+        ConfigError,
+        "BatchNormalization: axis must be that of the channels, 1 or -3 here, or left out. "
+        "Received: axis -1 for inputs of shape (None, 3, 4, 5)",
+    ),
+    (
+        lambda: BatchNormalization(1).output_shape((3, 4)),
+        ConfigError,
+        "BatchNormalization: axis must be that of the channels, 2 or -1 here, or left out. "
+        "Received: axis 1 for inputs of shape (None, 3, 4)",
+    ),
+    (
+        lambda: BatchNormalization(0, **LAST).output_shape((3,)),
+        ConfigError,
+        "BatchNormalization: axis must be that of the channels, 1 or -1 here, or left out. "
+        "Received: axis 0 for inputs of shape (None, 3)",
     ),
     (lambda: Dropout(-0.5), ConfigError, "Dropout: rate must be a finite number >= 0. Received: -0.5"),
     (
@@ -201,7 +287,32 @@ REFUSED = [
         "Concatenate: axis must be from 1 to 1, or from -1 to -1: axis 0 is the batch. Received: axis -2 for inputs of "
         "2 axes",
     ),
-    (lambda: Lambda(3), ConfigError, "Lambda: function must be callable as f(xp, x). Received: 3"),
+    (lambda: Lambda(3), ConfigError, "Lambda: function must be callable as f(x) or f(xp, x). Received: 3"),
+    (
+        lambda: Lambda(_three),
+        ConfigError,
+        f"Lambda: function must be callable as f(x) or f(xp, x). Received: {_three!r}, with 3 arguments",
+    ),
+    (
+        lambda: Lambda(_keyword),
+        ConfigError,
+        f"Lambda: function must be callable as f(x) or f(xp, x). Received: {_keyword!r}, whose arguments are not known",
+    ),
+    (
+        lambda: Lambda(np.add),
+        ConfigError,
+        "Lambda: function must be callable as f(x) or f(xp, x). Received: <ufunc 'add'>, whose arguments are not known",
+    ),
+    (
+        lambda: Lambda(abs, _three),
+        ConfigError,
+        f"Lambda: backward must be callable as f(xp, dy, x, y). Received: {_three!r}",
+    ),
+    (
+        lambda: Lambda(abs, (10,)),
+        ConfigError,
+        "Lambda: backward must be callable as f(xp, dy, x, y); sizes are output_shape=. Received: (10,)",
+    ),
     (
         lambda: Lambda(abs, 3),
         ConfigError,
@@ -252,7 +363,7 @@ def test_defaults_are_keras_ones():
         "kernel_regularizer": None,
         "bias_regularizer": None,
     }
-    assert norm.config() == {"momentum": 0.99, "epsilon": 1e-3, "center": True, "scale": True}
+    assert norm.config() == {"axis": None, "momentum": 0.99, "epsilon": 1e-3, "center": True, "scale": True}
     assert pool.config() == {"pool_size": [2, 2], "strides": [2, 2], "padding": "valid"}
     assert LeakyReLU().negative_slope == 0.3 and Activation("leaky_relu").negative_slope == 0.2
 
@@ -342,3 +453,16 @@ def test_shapes_are_inside_ones():
     assert Concatenate(2, **LAST).output_shape(((3, 4, 5), (3, 4, 1))) == (3, 4, 6)
     assert Lambda(lambda xp, x: x[:, :, :, :1], **LAST).output_shape((3, 4, 5)) == (1, 4, 5)
     assert Lambda(lambda xp, x: 1 / 0, output_shape=(4, 5, 3), **LAST).output_shape((3, 4, 5)) == (3, 4, 5)
+
+
+def test_the_axis_of_the_channels_may_be_named():
+    first = {"data_format": "channels_first"}
+    for axis, shape, base in [
+        (-1, (3, 4, 5), LAST), (3, (3, 4, 5), LAST), (1, (3, 4, 5), first), (-3, (3, 4, 5), first), (1, (3,), LAST),
+        (-1, (4, 3), first), (2, (4, 3), LAST), (np.int64(-1), (3,), LAST), (None, (3, 4, 5), first),
+    ]:  # fmt: skip
+        layer = BatchNormalization(axis, 0.8, 0.01, **base)
+        assert layer.output_shape(shape) == shape and layer.param_specs(shape)["mean"].shape == (3,)
+        again = json.loads(json.dumps(layer.config()))
+        assert again == {"axis": axis, "momentum": 0.8, "epsilon": 0.01, "center": True, "scale": True}
+        assert BatchNormalization(**again).axis == axis

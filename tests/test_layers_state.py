@@ -60,7 +60,7 @@ def run(layer, x, dy=None, train=True, need=EVERYTHING, **key):
 def test_moving_statistics(backend, dtype, shape, axis):
     """mean = momentum mean + (1 - momentum) batch mean, var likewise with the biased variance; twice, in place."""
     weights = {name: np.abs(draw(3, seed=i)) for i, name in enumerate(FOUR)}
-    layer = on(BatchNormalization(0.9), backend, dtype, **weights)
+    layer = on(BatchNormalization(momentum=0.9), backend, dtype, **weights)
     views = dict(layer.params)
     mean, var = weights["mean"], weights["var"]
     for step in (0, 1):
@@ -77,7 +77,7 @@ def test_moving_statistics(backend, dtype, shape, axis):
 
 @pytest.mark.parametrize("momentum", [0.0, 1.0])
 def test_momentum_at_its_ends(backend, momentum):
-    layer = on(BatchNormalization(momentum), backend, gamma=[1.0], beta=[0.0], mean=[5.0], var=[7.0])
+    layer = on(BatchNormalization(momentum=momentum), backend, gamma=[1.0], beta=[0.0], mean=[5.0], var=[7.0])
     x = draw(8, 1)
     run(layer, backend.asarray(x))
     expected = (5.0, 7.0) if momentum else (x.mean(), x.var())
@@ -101,7 +101,9 @@ def test_statistics_stay_when_frozen_and_in_inference(backend, how):
 
 def test_inference_after_long_training_is_what_training_was(backend):
     """With the same batch again and again the moving statistics become the batch's."""
-    layer = on(BatchNormalization(0.5), backend, gamma=np.ones(3), beta=np.zeros(3), mean=np.zeros(3), var=np.ones(3))
+    layer = on(
+        BatchNormalization(momentum=0.5), backend, gamma=np.ones(3), beta=np.zeros(3), mean=np.zeros(3), var=np.ones(3)
+    )
     x = backend.asarray(draw(6, 3, 2, 2) * 3 + 1)
     for _ in range(60):
         trained, _, _ = run(layer, x)
@@ -255,6 +257,26 @@ def test_lambda_without_backward_predicts_and_may_come_first(backend):
         "double (Lambda): training what lies before it needs its gradient; give Lambda(function, backward=...) with "
         "backward(xp, dy, x, y) -> dx. Received: no backward"
     )
+
+
+def test_lambda_of_one_argument(backend):
+    """Told from (xp, x) by the arguments that have no default; a ufunc and a builtin tell, too."""
+    x = backend.asarray(draw(2, 3))
+    host = backend.to_numpy(x)
+
+    def power(x, n=3):
+        return x**n
+
+    for function, expected in ((lambda t: t * 2, host * 2), (power, host**3), (abs, abs(host))):
+        layer = on(Lambda(function, lambda xp, dy, x, y, *_: 2 * dy), backend)
+        assert layer.output_shape((3,)) == (3,)
+        y, dx, _ = run(layer, x)
+        np.testing.assert_allclose(backend.to_numpy(y), expected, rtol=1e-14)
+        np.testing.assert_allclose(backend.to_numpy(dx), 2 * expected, rtol=1e-14)  # run gives y as dy
+    y, _ = on(Lambda(lambda xp, t, k=2: xp.exp(k * t)), backend).forward(x, Context())
+    np.testing.assert_allclose(backend.to_numpy(y), np.exp(2 * host), rtol=1e-14)
+    y, _ = on(Lambda(np.tanh), load("numpy")).forward(host, Context())
+    np.testing.assert_array_equal(y, np.tanh(host))
 
 
 def test_lambda_is_held_to_its_shapes(backend):

@@ -92,7 +92,9 @@ class Parameters(MutableMapping[str, Array]):
         on_device = isinstance(value, self.backend.array_type) and not isinstance(value, np.ndarray)
         if not on_device:
             value = checks.host_array(value, f"parameter {name!r}")
-        same_shape(value.shape, view.shape, f"parameter {name!r}")
+        turned = len(view.shape) == 4 and tuple(value.shape) == tuple(view.shape[i] for i in (2, 3, 1, 0))
+        cure = "; this looks like Keras's order: give w.transpose(3, 2, 0, 1)" if turned else ""
+        same_shape(value.shape, view.shape, f"parameter {name!r}", cure)
         view[...] = value if on_device else self.backend.asarray(value, view.dtype)
 
     def __delitem__(self, name: str) -> None:

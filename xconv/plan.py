@@ -11,6 +11,7 @@ from xconv.backend import Array, Backend, Need
 from xconv.errors import DTypeError, ShapeError, described
 from xconv.graph import Graph, Node
 from xconv.layers import Context, Conv2D, Layer, MaxPool2D, ReLU
+from xconv.layers.base import backward_pair, forward_pair
 from xconv.layers.fused import ConvReLU, ConvReLUMaxPool
 from xconv.parameters import Parameters
 
@@ -108,7 +109,8 @@ class Plan:
         values = dict(zip(self.graph.inputs, xs, strict=True))
         for run in self.runs:
             x = tuple(values[source] for source in run.sources)
-            y, saved = run.layer.forward(x if run.layer.many_inputs else x[0], ctx._replace(node=run.id))
+            result = run.layer.forward(x if run.layer.many_inputs else x[0], ctx._replace(node=run.id))
+            y, saved = forward_pair(run.layer, result)
             if tape is not None:
                 tape.append((run, saved))
             values[run.id] = self._proper(y, (x[0].shape[0], *self.graph.shapes[run.id]), xs[0].dtype, run, "forward")
@@ -136,7 +138,7 @@ class Plan:
                 need = need._replace(x=True)
             if dy is None or not (need.x or need.params):
                 continue
-            dx, dparams = run.layer.backward(dy, saved, need)
+            dx, dparams = backward_pair(run.layer, run.layer.backward(dy, saved, need))
             for name, gradient in dparams.items() if need.params else ():
                 _add(grads, f"{run.layer.name}.{name}", gradient, written)
             if need.x:

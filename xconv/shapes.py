@@ -78,10 +78,10 @@ def window_output(
     return out[0], out[1]
 
 
-def same_shape(got: Sequence[int], expected: Sequence[int], what: str) -> None:
-    """ShapeError unless the two shapes are equal."""
+def same_shape(got: Sequence[int], expected: Sequence[int], what: str, cure: str = "") -> None:
+    """ShapeError unless the two shapes are equal; `cure` ends what was expected."""
     if tuple(got) != tuple(expected):
-        raise ShapeError(f"{what}: expected shape {tuple(expected)}. Received: shape {tuple(got)}")
+        raise ShapeError(f"{what}: expected shape {tuple(expected)}{cure}. Received: shape {tuple(got)}")
 
 
 DATA_FORMATS = ("channels_last", "channels_first")

@@ -13,7 +13,7 @@ from tests.random_networks.description import Network, Node, Output, Shape, from
 
 Proposal = tuple[str, dict[str, Any]]  # kind of layer, its arguments
 
-MERGES = ("Add", "Average", "Multiply", "Maximum", "Concatenate")
+MERGES = ("Add", "Average", "Multiply", "Maximum", "Concatenate")  # of two values Subtract, too
 ACTIVATIONS = ("relu", "relu", "sigmoid", "tanh", "leaky_relu", "softmax", "linear")
 LAMBDAS = ("square", "bell", "centre", "flip", "total")
 LABELLED = ("categorical", "sparse", "soft", "smoothed", "sparse of logits", "binary")
@@ -218,8 +218,20 @@ class _Author:
 
     def merge(self, *values: int) -> int:
         """Of values of one shape."""
-        kind = self.one_of(*MERGES)
+        differ = len(values) == 2 and self.made(values[0]) != self.made(values[1])  # x - x passes no gradient
+        kind = self.one_of(*MERGES, *["Subtract"] * 2 * differ)
         return self.add((kind, {"axis": self.axis(self.shapes[values[0]])} if kind == "Concatenate" else {}), *values)
+
+    def made(self, x: int) -> Any:
+        """By which layers a value is made of the inputs, but for those that change no number."""
+        if x < self.inputs:
+            return x
+        node = self.nodes[x - self.inputs]
+        sources = tuple(self.made(source) for source in node.sources)
+        same = node.kind in ("Identity", "Flatten", "Reshape") or "linear" in node.arguments.values()
+        if node.kind not in ("Dense", "Conv2D") and (same or node.arguments.get("rate") == 0.0):
+            return sources[0]
+        return node.layer, *sources
 
     def branches(self, x: int) -> int:
         """Two or three ways from x that meet again."""

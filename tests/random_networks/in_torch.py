@@ -221,6 +221,9 @@ class _Pass:
     def Add(self, *xs: torch.Tensor) -> torch.Tensor:
         return torch.stack(xs).sum(0)
 
+    def Subtract(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return a - b
+
     def Average(self, *xs: torch.Tensor) -> torch.Tensor:
         return torch.stack(xs).mean(0)
 

@@ -6,7 +6,20 @@ from xconv.layers.conv import Conv2D
 from xconv.layers.dense import Dense
 from xconv.layers.dropout import Dropout
 from xconv.layers.lambda_ import Lambda
-from xconv.layers.merge import Add, Average, Concatenate, Maximum, Multiply
+from xconv.layers.merge import (
+    Add,
+    Average,
+    Concatenate,
+    Maximum,
+    Multiply,
+    Subtract,
+    add,
+    average,
+    concatenate,
+    maximum,
+    multiply,
+    subtract,
+)
 from xconv.layers.norm import BatchNormalization
 from xconv.layers.pool import AvgPool2D, GlobalAveragePooling2D, GlobalMaxPooling2D, MaxPool2D
 from xconv.layers.reshape import Flatten, Reshape, ZeroPadding2D
@@ -20,7 +33,7 @@ REGISTRY: dict[str, type[Layer]] = {
     for kind in (
         Add, Average, AvgPool2D, BatchNormalization, Concatenate, Conv2D, Dense, Dropout, Flatten,
         GlobalAveragePooling2D, GlobalMaxPooling2D, Identity, LeakyReLU, MaxPool2D, Maximum, Multiply, ReLU,
-        Reshape, Sigmoid, Softmax, Tanh, ZeroPadding2D,
+        Reshape, Sigmoid, Softmax, Subtract, Tanh, ZeroPadding2D,
     )
 }  # fmt: skip
 
@@ -54,7 +67,14 @@ __all__ = [
     "Reshape",
     "Sigmoid",
     "Softmax",
+    "Subtract",
     "Tanh",
     "Tensor",
     "ZeroPadding2D",
+    "add",
+    "average",
+    "concatenate",
+    "maximum",
+    "multiply",
+    "subtract",
 ]

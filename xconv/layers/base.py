@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -72,7 +74,12 @@ class Layer:
         self.name = name
         self.params = {}
         if unknown:
-            raise ConfigError(f"{self.label}: no such argument. Received: {', '.join(unknown)}")
+            known = arguments_of(type(self))
+            near = [match for word in unknown for match in difflib.get_close_matches(word, known, 1)]
+            hint = f" (did you mean {', '.join(near)}?)" if near else ""
+            raise ConfigError(
+                f"{self.label}: no such argument{hint}: expected {', '.join(known)}. Received: {', '.join(unknown)}"
+            )
         if name is not None and (not isinstance(name, str) or not name):
             raise ConfigError(f"{type(self).__name__}: name must be a text. Received: {described(name)}")
         self.trainable = bool(trainable)
@@ -86,9 +93,36 @@ class Layer:
         # Before a model is built, what was asked for; in a model, the model's: the axis order that the user sees.
         self.data_format = None if data_format is None else data_format_name(data_format, self.label)
 
-    def __call__(self, inputs: Tensor | Sequence[Tensor]) -> Tensor:
+    if not TYPE_CHECKING:  # where it would let every name pass
+
+        def __getattr__(self, name: str) -> Any:
+            kind = type(self).__name__
+            if name in ("name", "params", "trainable", "input_shape", "data_format"):
+                raise ConfigError(
+                    f"{kind}: its __init__ must call super().__init__(**base) before it does anything else. "
+                    f"Received: a layer without {name}"
+                )
+            raise AttributeError(f"{kind!r} object has no attribute {name!r}", name=name, obj=self)
+
+    def __call__(self, inputs: Tensor | Sequence[Tensor], *more: Any) -> Tensor:
         """This layer applied to what `xconv.Input` or another layer gave; a list of those for a layer that merges."""
+        kind = type(self)
+        if more:
+            cure = f"its tensors as one list, {kind.__name__}()([a, b])" if self.many_inputs else "one tensor"
+            raise ConfigError(f"{self.label}: expected {cure}. Received: {1 + len(more)} arguments")
+        if hasattr(kind, "call") and kind.forward is Layer.forward:
+            raise ConfigError(
+                f"{self.label}: xconv layers define forward(x, ctx) and backward(dy, saved, need), not call. "
+                "Received: a layer with call and no forward"
+            )
         return connect(self, inputs)
+
+    @property
+    def weights(self) -> list[Array]:
+        """The parameters themselves, in the order of `param_specs`: changing one in place changes the model."""
+        if not self.params:
+            self._expect_store("weights")
+        return list(self.params.values())
 
     def get_weights(self) -> list[np.ndarray]:
         """Copies of the parameters, on the host, in the order of `param_specs`."""
@@ -172,3 +206,37 @@ class Layer:
             axes = "height, width, channels" if self.data_format == "channels_last" else "channels, height, width"
             raise ShapeError(f"{self.label}: expected images, ({axes}). Received: shape {tuple(in_shape)}")
         return in_shape[0], in_shape[1], in_shape[2]
+
+
+def arguments_of(kind: type) -> list[str]:
+    """Names that a class takes as arguments, its own before those that it hands on to its parents."""
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    makers = [vars(parent)["__init__"] for parent in kind.__mro__[:-1] if "__init__" in vars(parent)]
+    return list(
+        dict.fromkeys(
+            name
+            for maker in makers
+            for name, parameter in list(inspect.signature(maker).parameters.items())[1:]  # without self
+            if parameter.kind in named
+        )
+    )
+
+
+def forward_pair(layer: Layer, result: Any) -> tuple[Any, Any]:
+    """What `forward` gave, which must be a pair; ConfigError that names the layer otherwise."""
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise ConfigError(
+            f"{layer.label}: forward must give (y, what backward needs of this pass, or None). "
+            f"Received: {described(result)}"
+        )
+    return result
+
+
+def backward_pair(layer: Layer, result: Any) -> tuple[Any, dict[str, Array]]:
+    """What `backward` gave, likewise."""
+    if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
+        raise ConfigError(
+            f"{layer.label}: backward must give (dx, gradients of the parameters by name, {{}} without any). "
+            f"Received: {described(result)}"
+        )
+    return result

@@ -91,7 +91,7 @@ class Conv2D(Weighted):
         return self._specs((self.filters, in_shape[0] // self.groups, *self.kernel_size), self.filters)
 
     def forward(self, x: Array, ctx: Context) -> tuple[Array, Any]:
-        w, b = self.weights(self.filters)
+        w, b = self.w_and_b(self.filters)
         pads = self.pads(x.shape[1:])
         return self.backend.conv2d(x, w, b, self.strides, pads, self.dilation_rate, groups=self.groups)
 

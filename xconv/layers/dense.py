@@ -59,7 +59,7 @@ class Dense(Weighted):
 
     def forward(self, x: Array, ctx: Context) -> tuple[Array, Any]:
         x = self.images_last(x)
-        y = self.backend.dense(x.reshape(-1, x.shape[-1]), *self.weights(self.units))
+        y = self.backend.dense(x.reshape(-1, x.shape[-1]), *self.w_and_b(self.units))
         return self.images_first(y.reshape(*x.shape[:-1], self.units)), x
 
     def backward(self, dy: Array, saved: Any, need: Need) -> tuple[Array | None, dict[str, Array]]:

@@ -21,7 +21,7 @@ class ConvReLU(Layer):
 
     def forward(self, x: Array, ctx: Context) -> tuple[Array, Any]:
         conv = self.conv
-        w, b = conv.weights(conv.filters)
+        w, b = conv.w_and_b(conv.filters)
         return conv.backend.conv2d(x, w, b, conv.strides, conv.pads(x.shape[1:]), conv.dilation_rate, "relu")
 
     def backward(self, dy: Array, saved: Any, need: Need) -> tuple[Array | None, dict[str, Array]]:
@@ -45,7 +45,7 @@ class ConvReLUMaxPool(Layer):
 
     def forward(self, x: Array, ctx: Context) -> tuple[Array, Any]:
         conv, pool = self.conv, self.pool
-        w, b = conv.weights(conv.filters)
+        w, b = conv.w_and_b(conv.filters)
         return conv.backend.conv2d_relu_max_pool(
             x, w, b, conv.strides, conv.pads(x.shape[1:]), pool.pool_size, pool.strides
         )

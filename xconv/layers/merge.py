@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import reduce
 from typing import Any
 
 from xconv.backend import Array, Need
-from xconv.errors import ShapeError
+from xconv.errors import ConfigError, ShapeError, described
 from xconv.layers.axes import inside, whole
 from xconv.layers.base import Context, Layer, Shape
+from xconv.layers.symbolic import Tensor
 
 
 class _Merge(Layer):
     """Takes two or more arrays."""
 
     many_inputs = True
+
+    def _refuse(self, given: Any) -> None:
+        """Tensors where arguments belong."""
+        raise ConfigError(
+            f"{self.label}: tensors are given to the layer when it is called: {type(self).__name__}()([a, b]). "
+            f"Received: {described(given)}"
+        )
 
     def _shapes(self, in_shape: Any) -> list[Shape]:
         shapes = [tuple(shape) for shape in in_shape]
@@ -29,6 +38,11 @@ class _Merge(Layer):
 
 class _Elementwise(_Merge):
     """Arrays of one shape, number by number."""
+
+    def __init__(self, *tensors: Any, **base: Any) -> None:
+        super().__init__(**base)
+        if tensors:
+            self._refuse(tensors[0])
 
     def output_shape(self, in_shape: Any) -> Shape:
         shapes = self._shapes(in_shape)
@@ -47,6 +61,23 @@ class Add(_Elementwise):
 
     def backward(self, dy: Array, saved: Any, need: Need) -> tuple[Any, dict[str, Array]]:
         return (dy,) * saved if need.x else None, {}
+
+
+class Subtract(_Elementwise):
+    """y = x1 - x2, of two; dx1 = dy and dx2 = -dy."""
+
+    keeps = ""
+
+    def output_shape(self, in_shape: Any) -> Shape:
+        if len(in_shape) != 2:
+            raise ShapeError(f"{self.label}: expected exactly two inputs. Received: {len(in_shape)}")
+        return super().output_shape(in_shape)
+
+    def forward(self, x: Any, ctx: Context) -> tuple[Array, Any]:
+        return x[0] - x[1], None
+
+    def backward(self, dy: Array, saved: Any, need: Need) -> tuple[Any, dict[str, Array]]:
+        return (dy, -dy) if need.x else None, {}
 
 
 class Average(_Elementwise):
@@ -108,6 +139,8 @@ class Concatenate(_Merge):
 
     def __init__(self, axis: int = -1, **base: Any) -> None:
         super().__init__(**base)
+        if isinstance(axis, list | tuple | Tensor):
+            self._refuse(axis)
         self.axis = whole(axis, f"{self.label}: axis")
 
     def output_shape(self, in_shape: Any) -> Shape:
@@ -131,3 +164,36 @@ class Concatenate(_Merge):
 
     def config(self) -> dict[str, Any]:
         return {"axis": self.axis}
+
+
+# Keras's functional names: a layer made and called in one go, with its arguments, such as name.
+
+
+def add(inputs: Sequence[Tensor], **base: Any) -> Tensor:
+    """``Add()(inputs)``."""
+    return Add(**base)(inputs)
+
+
+def subtract(inputs: Sequence[Tensor], **base: Any) -> Tensor:
+    """``Subtract()(inputs)``."""
+    return Subtract(**base)(inputs)
+
+
+def multiply(inputs: Sequence[Tensor], **base: Any) -> Tensor:
+    """``Multiply()(inputs)``."""
+    return Multiply(**base)(inputs)
+
+
+def average(inputs: Sequence[Tensor], **base: Any) -> Tensor:
+    """``Average()(inputs)``."""
+    return Average(**base)(inputs)
+
+
+def maximum(inputs: Sequence[Tensor], **base: Any) -> Tensor:
+    """``Maximum()(inputs)``."""
+    return Maximum(**base)(inputs)
+
+
+def concatenate(inputs: Sequence[Tensor], axis: int = -1, **base: Any) -> Tensor:
+    """``Concatenate(axis)(inputs)``."""
+    return Concatenate(axis, **base)(inputs)

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from xconv import checks, initializers
 from xconv.backend import Array, Need
 from xconv.backend.saved import BatchNormSaved
-from xconv.errors import DataError, ShapeError
+from xconv.errors import ConfigError, DataError, ShapeError
+from xconv.layers.axes import whole
 from xconv.layers.base import Context, Layer, ParamSpec, Shape
 
 
@@ -32,6 +33,8 @@ class BatchNormalization(Layer):
     in training, too.
 
     Args:
+        axis: the channels' axis as the user sees it, -1 or 3 of channels_last images, 1 of channels_first ones; None
+            takes it from the shape. No other axis is normalised along.
         momentum: how much of the moving statistics a step keeps, from 0 to 1.
         epsilon: added to the variance, > 0.
         center: False leaves out beta.
@@ -39,9 +42,16 @@ class BatchNormalization(Layer):
     """
 
     def __init__(
-        self, momentum: float = 0.99, epsilon: float = 1e-3, center: bool = True, scale: bool = True, **base: Any
+        self,
+        axis: int | None = None,
+        momentum: float = 0.99,
+        epsilon: float = 1e-3,
+        center: bool = True,
+        scale: bool = True,
+        **base: Any,
     ) -> None:
         super().__init__(**base)
+        self.axis = None if axis is None else whole(axis, f"{self.label}: axis")
         self.momentum = checks.number(momentum, f"{self.label}: momentum", least=0.0, most=1.0)
         self.epsilon = checks.number(epsilon, f"{self.label}: epsilon", least=1e-12)
         self.center, self.scale = bool(center), bool(scale)
@@ -49,6 +59,13 @@ class BatchNormalization(Layer):
     def output_shape(self, in_shape: Shape) -> Shape:
         if not in_shape:
             raise ShapeError(f"{self.label}: expected at least one feature axis. Received: shape ()")
+        rank = len(in_shape) + 1
+        channels = 1 if rank == 4 and self.data_format != "channels_last" else rank - 1
+        if self.axis not in (None, channels, channels - rank):
+            raise ConfigError(
+                f"{self.label}: axis must be that of the channels, {channels} or {channels - rank} here, or left out. "
+                f"Received: axis {self.axis} for inputs of shape {(None, *self._seen(in_shape))}"
+            )
         return in_shape
 
     def param_specs(self, in_shape: Shape) -> dict[str, ParamSpec]:
@@ -108,7 +125,13 @@ class BatchNormalization(Layer):
         return gamma, beta, mean, self.params["var"]
 
     def config(self) -> dict[str, Any]:
-        return {"momentum": self.momentum, "epsilon": self.epsilon, "center": self.center, "scale": self.scale}
+        return {
+            "axis": self.axis,
+            "momentum": self.momentum,
+            "epsilon": self.epsilon,
+            "center": self.center,
+            "scale": self.scale,
+        }
 
 
 def _maps(x: Array) -> Array:

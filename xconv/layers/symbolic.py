@@ -42,7 +42,47 @@ class Tensor:
         return f"<Tensor {self.shape} of {made}>"
 
     def __array__(self, *_: Any, **__: Any) -> Any:
-        raise ConfigError(f"a symbolic tensor holds no numbers; ask a model that ends in it. Received: {self!r}")
+        raise ConfigError(
+            "a symbolic tensor holds no numbers; ask a model that ends in it, or compute in a layer, such as "
+            f"Lambda(lambda t: 2 * t)(x). Received: {self!r}"
+        )
+
+    def _merged(self, kind: str, sign: str, first: Any, second: Any) -> Tensor:
+        """first (sign) second, one of which is this tensor."""
+        if not isinstance(first, Tensor) or not isinstance(second, Tensor) or not kind:
+            other = first if second is self else second
+            expected = f"another symbolic tensor beside {sign}" if kind else f"no {sign}"
+            raise ConfigError(
+                f"a symbolic tensor: expected {expected}; compute with numbers in a Lambda, such as "
+                f"Lambda(lambda t: t {sign} 2, backward=...)(x). Received: {described(other)}"
+            )
+        from xconv.layers import merge  # which needs this module
+
+        return getattr(merge, kind)()([first, second])
+
+    def __add__(self, other: Any) -> Tensor:
+        return self._merged("Add", "+", self, other)
+
+    def __radd__(self, other: Any) -> Tensor:
+        return self._merged("Add", "+", other, self)
+
+    def __sub__(self, other: Any) -> Tensor:
+        return self._merged("Subtract", "-", self, other)
+
+    def __rsub__(self, other: Any) -> Tensor:
+        return self._merged("Subtract", "-", other, self)
+
+    def __mul__(self, other: Any) -> Tensor:
+        return self._merged("Multiply", "*", self, other)
+
+    def __rmul__(self, other: Any) -> Tensor:
+        return self._merged("Multiply", "*", other, self)
+
+    def __truediv__(self, other: Any) -> Tensor:
+        return self._merged("", "/", self, other)
+
+    def __rtruediv__(self, other: Any) -> Tensor:
+        return self._merged("", "/", other, self)
 
 
 def Input(shape: Sequence[int], *, name: str | None = None, data_format: str = "channels_last") -> Tensor:

@@ -41,7 +41,7 @@ class Weighted(Layer):
             specs["b"] = ParamSpec((outputs,), self.bias_initializer, self.bias_regularizer)
         return specs
 
-    def weights(self, outputs: int) -> tuple[Array, Array]:
+    def w_and_b(self, outputs: int) -> tuple[Array, Array]:
         """w and b[outputs], zeros where there is no bias."""
         w = self.params["w"]
         return w, self.params["b"] if self.use_bias else self.backend.xp.zeros(outputs, w.dtype)

@@ -13,6 +13,7 @@ import numpy as np
 from xconv import streams
 from xconv.backend import Array, Backend, Need, get_backend
 from xconv.layers import Context, Layer
+from xconv.layers.base import backward_pair, forward_pair
 from xconv.shapes import DATA_FORMATS
 from xconv.testing.compare import TOLERANCES, check, close, numerical_gradient
 from xconv.testing.in_model import check_in_models
@@ -143,7 +144,7 @@ def _results(trial: _Trial, backend: Backend, train: bool, dtype: str, what: str
 
     def backward(saved: Any, need: Need) -> dict[str, np.ndarray]:
         with backend.running():
-            dx, dparams = bound.backward(dy, saved, need)
+            dx, dparams = backward_pair(bound, bound.backward(dy, saved, need))
         arrays = {f"d{name}": array for name, array in dparams.items()} if need.params else {}
         if need.x:
             check(dx is not None, f"{what}: backward gives no dx")
@@ -155,7 +156,7 @@ def _results(trial: _Trial, backend: Backend, train: bool, dtype: str, what: str
     runs = []
     for _ in range(2):
         with backend.running():
-            y, saved = bound.forward(trial.given(xs), context)
+            y, saved = forward_pair(bound, bound.forward(trial.given(xs), context))
         run = _on_host({"y": y}, backend, dtype, what)
         run |= backward(saved, Need())
         again = backward(saved, Need())
