@@ -19,6 +19,7 @@ from xconv.shapes import Pads, Pair, window_output
 
 FUSED_TAPS = 64  # the most inputs to one shifted filter for which convolution and pooling are done in one go
 BLOCK = 1 << 18  # bytes of columns in a block: with the maps beside them they stay in a core's second-level cache
+PLACES = 512  # columns that a product should have at least: with few, it only reads filters and adds up their gradients
 
 
 class NumbaBackend(NumbaNorm):
@@ -353,8 +354,9 @@ def _pooled_window(stride: Pair, pads: Pads, pool_stride: Pair) -> tuple[int, ..
 
 
 def _block_size(taps: int, out: Pair, dtype: Any) -> int:
-    """How many images' columns fill a block."""
-    return max(1, BLOCK // (taps * out[0] * out[1] * np.dtype(dtype).itemsize))
+    """How many images' columns fill a block, or, where maps are small, make a product wide enough."""
+    places = out[0] * out[1]
+    return max(1, BLOCK // (taps * places * np.dtype(dtype).itemsize), -(-PLACES // places))
 
 
 def _first_part(a: Array, shape: tuple[int, ...]) -> Array:
