@@ -9,6 +9,7 @@ from tests import reference
 from tests.checks import close, draw
 from xconv import Model, Sequential
 from xconv.errors import ConfigError, DataError, ShapeError
+from xconv.initializers import ones
 from xconv.layers import (
     Add,
     BatchNormalization,
@@ -18,8 +19,10 @@ from xconv.layers import (
     Flatten,
     GlobalAveragePooling2D,
     Input,
+    Layer,
     MaxPooling2D,
     Multiply,
+    ParamSpec,
     ReLU,
     Softmax,
 )
@@ -372,3 +375,30 @@ def test_mistakes_in_what_is_given(backend):
 def test_mistakes_in_compile(arguments, message):
     with pytest.raises(ConfigError, match=message):
         branched("numpy").compile(**{"optimizer": "sgd", **arguments})
+
+
+class WrongNames(Layer):
+    """Its gradient has another name than its parameter."""
+
+    def param_specs(self, in_shape):
+        return {"a": ParamSpec((1,), ones)}
+
+    def forward(self, x, ctx):
+        return x * self.params["a"], x
+
+    def backward(self, dy, saved, need):
+        return dy, {"b": (dy * saved).sum().reshape(1)}
+
+
+def test_gradients_under_other_names_are_told():
+    model = Sequential([WrongNames()], input_shape=(2,), backend="numpy")
+    model.compile("sgd", "mse")
+    with pytest.raises(ConfigError, match=r"wrongnames1 .* for each of \['a'\]. Received: gradients of \['b'\]"):
+        model.train_on_batch(np.ones((3, 2)), np.ones((3, 2)))
+
+
+def test_training_is_not_said_at_the_call():
+    model = Sequential([Dense(2)], input_shape=(2,), backend="numpy")
+    for called in (model, Dense(2)):
+        with pytest.raises(ConfigError, match=r"trainable = False.* Received: training=False"):
+            called(Input((2,)), training=False)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xconv.backend import Array, Backend, Need
-from xconv.errors import DTypeError, ShapeError, described
+from xconv.errors import ConfigError, DTypeError, ShapeError, described
 from xconv.graph import Graph, Node
 from xconv.layers import Context, Conv2D, Layer, MaxPool2D, ReLU
 from xconv.layers.base import backward_pair, forward_pair
@@ -44,6 +44,7 @@ class Plan:
         self.runs = self._fused() if fuse else [_run(node) for node in self.nodes]
         self.readers = Counter(source for run in self.runs for source in run.sources)
         self.readers.update(self.outputs)  # never given back before the end
+        self.trained: dict[int, set[str]] = {}  # of each run, the names of the parameters that need a gradient
         self.needs = self._needs()
 
     def _needs(self) -> dict[int, Need]:
@@ -52,11 +53,14 @@ class Plan:
         needs = {}
         for run in self.runs:
             members = [self.graph.nodes[i] for i in run.nodes]
-            params = any(
-                spec.trainable and node.layer.trainable
+            names = {
+                name
                 for node in members
-                for spec in node.layer.param_specs(self.graph.in_shape(node)).values()
-            )
+                for name, spec in node.layer.param_specs(self.graph.in_shape(node)).items()
+                if spec.trainable and node.layer.trainable
+            }
+            self.trained[run.id] = names
+            params = bool(names)
             x = any(source in trained for source in run.sources)
             needs[run.id] = Need(x=x, params=params)
             if x or params:
@@ -139,6 +143,11 @@ class Plan:
             if dy is None or not (need.x or need.params):
                 continue
             dx, dparams = backward_pair(run.layer, run.layer.backward(dy, saved, need))
+            if need.params and dparams.keys() != self.trained[run.id]:
+                raise ConfigError(
+                    f"{run.layer.label}: backward must give a gradient for each of {sorted(self.trained[run.id])}. "
+                    f"Received: gradients of {sorted(dparams)}"
+                )
             for name, gradient in dparams.items() if need.params else ():
                 _add(grads, f"{run.layer.name}.{name}", gradient, written)
             if need.x:

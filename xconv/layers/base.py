@@ -104,9 +104,14 @@ class Layer:
                 )
             raise AttributeError(f"{kind!r} object has no attribute {name!r}", name=name, obj=self)
 
-    def __call__(self, inputs: Tensor | Sequence[Tensor], *more: Any) -> Tensor:
+    def __call__(self, inputs: Tensor | Sequence[Tensor], *more: Any, training: Any = None) -> Tensor:
         """This layer applied to what `xconv.Input` or another layer gave; a list of those for a layer that merges."""
         kind = type(self)
+        if training is not None:
+            raise ConfigError(
+                f"{self.label}: whether it trains is not said at the call; layer.trainable = False also keeps "
+                f"moving statistics. Received: training={described(training)}"
+            )
         if more:
             cure = f"its tensors as one list, {kind.__name__}()([a, b])" if self.many_inputs else "one tensor"
             raise ConfigError(f"{self.label}: expected {cure}. Received: {1 + len(more)} arguments")

@@ -144,8 +144,13 @@ class Network:
         """How many numbers all parameters are, moving statistics included. Allocates nothing."""
         return sum(math.prod(spec.shape) for _, _, spec in self.graph.specs.values())
 
-    def __call__(self, inputs: Tensor | Sequence[Tensor]) -> Any:
+    def __call__(self, inputs: Tensor | Sequence[Tensor], training: Any = None) -> Any:
         """This network's layers, with their weights, applied to other tensors: part of a larger network."""
+        if training is not None:
+            raise ConfigError(
+                f"{self.name}: whether it trains is not said at the call; model.trainable = False also keeps "
+                f"moving statistics. Received: training={described(training)}"
+            )
         graph, given = self.graph, listed(inputs)
         if len(given) != len(graph.inputs):
             raise ShapeError(f"{self.name}: expected {len(graph.inputs)} tensors. Received: {len(given)}")
