@@ -1,6 +1,6 @@
-"""xconv beside the book's algorithm and PyTorch on SimpleConvNet: one command, one interleaved run, the same threads.
+"""xconv beside PyTorch, and beside the book's algorithm: one command, one interleaved run, the same threads.
 
-    python benchmarks/peers.py [--rounds N] [--batch-size N] [--json] [--out DIR]
+    python benchmarks/peers.py [--model NAME] [--compile] [--rounds N] [--batch-size N] [--json] [--out DIR]
 
 Each contestant lives in a process of its own, so that no thread pool disturbs another's, and sleeps on a pipe while
 others run. In each round each takes one turn of training steps and one of predictions; only ratios of turns of the same
@@ -30,26 +30,28 @@ TASKS = ("train", "infer")
 PAUSE = 0.5  # seconds before a disturbed turn is repeated
 DISTURBED = 0.1  # a turn is disturbed when other programs took more than this share of the machine
 NO_TORCH = 'no PyTorch here, so it is not compared: pip install "xconv[bench]"'
-# (question, target, slower contestants of which the best counts, faster contestant): see the foundation's demands
-DEMANDS = (
-    ("NumPy float32 over the book float32", 1.2, ("book float32",), "xconv numpy float32"),
-    ("NumPy float64 over the book float64", 1.5, ("book float64",), "xconv numpy float64"),
-    ("Numba float32 over NumPy float32", 4.0, ("xconv numpy float32",), "xconv numba float32"),
-    (
-        "Numba float32 over PyTorch's better layout",
-        1.5,
-        ("PyTorch eager NCHW float32", "PyTorch eager channels_last float32"),
-        "xconv numba float32",
+TORCH = ("PyTorch eager NCHW float32", "PyTorch eager channels_last float32", "PyTorch compiled float32")
+NUMBA = "xconv numba float32"
+# (question, targets of training and of inference, slower contestants of which the best counts, faster contestant)
+DEMANDS: dict[str, tuple[tuple[str, float | None, float | None, tuple[str, ...], str], ...]] = {
+    "simple-convnet": (
+        ("NumPy float32 over the book float32", 1.2, None, ("book float32",), "xconv numpy float32"),
+        ("NumPy float64 over the book float64", 1.5, None, ("book float64",), "xconv numpy float64"),
+        ("Numba float32 over NumPy float32", 4.0, None, ("xconv numpy float32",), NUMBA),
+        ("Numba float32 over PyTorch's best", 3.0, 1.5, TORCH, NUMBA),
     ),
-)
+    "keras-mnist": (("Numba float32 over PyTorch's best", 1.5, 1.0, TORCH, NUMBA),),
+    "mnist-dropout": (("Numba float32 over PyTorch's best", 1.5, 1.0, TORCH, NUMBA),),
+    "vgg16-bn-cifar10": (("Numba float32 over PyTorch's best", 1.2, 1.0, TORCH, NUMBA),),
+}
 
 
-def serve(pipe: Connection, name: str, batch_size: int, threads: int) -> None:
+def serve(pipe: Connection, name: str, batch_size: int, threads: int, model: str, compiled: bool) -> None:
     """A contestant's process: make it, then answer each (task, seconds) with `_turn`."""
     from contestants import entrants
 
     try:
-        contestant = entrants(batch_size, threads)[name]()
+        contestant = entrants(batch_size, threads, model, compiled)[name]()
         _turn(contestant.train, 0.0)
         after = contestant.loss()
         _turn(contestant.infer, 0.0)
@@ -112,7 +114,14 @@ class Referee:
 
 
 def compete(
-    names: list[str], rounds: int, seconds: float, batch_size: int, threads: int, referee: Referee
+    names: list[str],
+    rounds: int,
+    seconds: float,
+    batch_size: int,
+    threads: int,
+    referee: Referee,
+    model: str,
+    compiled: bool,
 ) -> dict[str, Any]:
     """{contestant: {about, last_loss, train: [seconds of a step, by round], infer: [...]}}, or {error} if it failed."""
     for variable in ("OPENBLAS", "MKL", "OMP", "XCONV"):
@@ -123,7 +132,7 @@ def compete(
     processes = []
     for name in names:  # one after the other: they would only disturb one another
         pipe, far = spawn.Pipe()
-        process = spawn.Process(target=serve, args=(far, name, batch_size, threads), daemon=True)
+        process = spawn.Process(target=serve, args=(far, name, batch_size, threads, model, compiled), daemon=True)
         process.start()
         far.close()
         processes.append(process)
@@ -154,7 +163,8 @@ def compete(
 
 def ratio(results: dict[str, Any], task: str, slower: tuple[str, ...], faster: str) -> dict[str, float] | None:
     """How many times as fast, by round: the median with least and most, and by the best turn of each."""
-    if task not in results.get(faster, {}) or any(task not in results.get(name, {}) for name in slower):
+    slower = tuple(name for name in slower if task in results.get(name, {}))
+    if task not in results.get(faster, {}) or not slower:
         return None
     # The better of several peers is chosen by its median over the whole run, not anew in each round.
     peer = min(slower, key=lambda name: statistics.median(results[name][task]))
@@ -167,12 +177,12 @@ def ratio(results: dict[str, Any], task: str, slower: tuple[str, ...], faster: s
     }
 
 
-def ratios(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """Each demand with what was measured; the demands are about training, inference stands beside them."""
+def ratios(results: dict[str, Any], model: str) -> list[dict[str, Any]]:
+    """Each demand with what was measured."""
     return [
-        {"what": what, "task": task, "target": target if task == "train" else None, "measured": measured}
+        {"what": what, "task": task, "target": dict(zip(TASKS, targets, strict=True))[task], "measured": measured}
         for task in TASKS
-        for what, target, slower, faster in DEMANDS
+        for what, *targets, slower, faster in DEMANDS[model]
         if (measured := ratio(results, task, slower, faster)) is not None
     ]
 
@@ -192,7 +202,7 @@ def report(whole: dict[str, Any]) -> str:
                 f"{batch_size / middle:,.0f}",
             ]
         rows.append([*cells, f"{row['about']['first_loss']:.5f}"])
-    head = ["SimpleConvNet", *(word for task in TASKS for word in (f"{task} ms", "by round", "images/s"))]
+    head = [whole["model"], *(word for task in TASKS for word in (f"{task} ms", "by round", "images/s"))]
     head.append(f"loss, step {WARM_STEPS + LEAST_STEPS}")
     lines = [about_lines(whole), f"batch {batch_size}, {whole['rounds']} rounds", ""]
     lines += [table(head, rows), ""]
@@ -215,7 +225,7 @@ def report(whole: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def chart(path: Path, machine: dict[str, Any], results: dict[str, Any], batch_size: int) -> None:
+def chart(path: Path, machine: dict[str, Any], results: dict[str, Any], model: str, batch_size: int) -> None:
     """Throughput of each contestant as horizontal bars, with the range over the rounds."""
     from charts import throughput
 
@@ -223,7 +233,7 @@ def chart(path: Path, machine: dict[str, Any], results: dict[str, Any], batch_si
     panels = {"training": "train", "inference": "infer"}
     throughput(
         path,
-        f"SimpleConvNet, batch {batch_size}, {machine['cpu']}, {machine['threads']} threads",
+        f"{model}, batch {batch_size}, {machine['cpu']}, {machine['threads']} threads",
         {
             title: {name: [batch_size / seconds for seconds in row[task]] for name, row in ran.items()}
             for title, task in panels.items()
@@ -237,37 +247,44 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=11, help="turns of each contestant (default: 11)")
     parser.add_argument("--seconds", type=float, default=0.3, help="length of a turn (default: 0.3)")
     parser.add_argument("--patience", type=float, default=60, help="seconds for repeated turns (default: 60)")
-    parser.add_argument(
-        "--batch-size", type=int, default=100, help="images in a batch (default: 100, the published one)"
-    )
+    parser.add_argument("--model", choices=DEMANDS, default="simple-convnet", help="(default: simple-convnet)")
+    parser.add_argument("--compile", action="store_true", help="torch.compile competes, too; needs a C++ compiler")
+    parser.add_argument("--batch-size", type=int, help="images in a batch (default: the network's published one)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
-    parser.add_argument("--out", type=Path, help="also write peers.json and peers.png into this folder")
+    parser.add_argument("--out", type=Path, help="also write peers.json and peers.png (peers-MODEL for others) here")
     args = parser.parse_args()
-    if args.rounds < 1 or args.batch_size < 1:
+    if args.rounds < 1 or (args.batch_size or 1) < 1:
         parser.error("--rounds and --batch-size must be at least 1")
     without_core_type()
     from contestants import entrants
 
+    from xconv import zoo
+
     machine = about()
-    names = list(entrants(args.batch_size, machine["threads"]))
+    batch_size = args.batch_size or zoo.recipe(args.model).batch_size
+    names = list(entrants(batch_size, machine["threads"], args.model, args.compile))
     if find_spec("torch") is None:
         print(NO_TORCH, file=sys.stderr)
         names = [name for name in names if not name.startswith("PyTorch")]
     referee = Referee(args.patience)
-    results = compete(names, args.rounds, args.seconds, args.batch_size, machine["threads"], referee)
+    results = compete(
+        names, args.rounds, args.seconds, batch_size, machine["threads"], referee, args.model, args.compile
+    )
     whole = {
         **machine,
-        "batch_size": args.batch_size,
+        "model": args.model,
+        "batch_size": batch_size,
         "rounds": args.rounds,
         "turns": referee.turns,
         "disturbed_turns": referee.disturbed,
         "contestants": results,
-        "ratios": ratios(results),
+        "ratios": ratios(results, args.model),
     }
     print(json.dumps(whole) if args.json else report(whole))
     if args.out is not None:
-        write_json(args.out / "peers.json", whole)
-        chart(args.out / "peers.png", machine, results, args.batch_size)
+        stem = "peers" if args.model == "simple-convnet" else f"peers-{args.model}"
+        write_json(args.out / f"{stem}.json", whole)
+        chart(args.out / f"{stem}.png", machine, results, args.model, batch_size)
 
 
 if __name__ == "__main__":

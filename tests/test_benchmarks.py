@@ -77,15 +77,21 @@ def test_book_columns_are_xconvs(book, kernel, stride, pad):
     np.testing.assert_allclose(book.col2im(col, x.shape, kernel, kernel, stride, pad), back, rtol=1e-13)
 
 
-def test_pytorch_starts_as_the_same_network(load, batch):
+@pytest.mark.parametrize("name", ["simple-convnet", "keras-mnist", "mnist-dropout", "vgg16-bn-cifar10"])
+def test_pytorch_starts_as_the_same_network(load, name):
     torch = pytest.importorskip("torch")
     contestants = load("contestants")
-    x, _ = batch
-    model = xconv.SimpleConvNet(weight_init_std="he", backend="numpy")
+    model = contestants.network(name, "numpy")
+    x, t = (part[0] for part in contestants.batches(3, name))
     with torch.inference_mode():
-        theirs = contestants.torch_net(torch)(torch.from_numpy(x.astype("float32"))).numpy()
-    ours = model.predict(x)
+        theirs = contestants.torch_net(torch, name).eval()(torch.from_numpy(x)).numpy()
+    mine = x if model.data_format == "channels_first" else x.transpose(0, 2, 3, 1)
+    ours = model.predict(mine)
+    if model.graph.nodes[-1].hidden:  # probabilities
+        theirs = np.exp(theirs - theirs.max(axis=1, keepdims=True))
+        theirs /= theirs.sum(axis=1, keepdims=True)
     assert np.abs(theirs - ours).max() <= 1e-5 * np.abs(ours).max()
+    assert model.loss(mine, t) > 0
 
 
 def test_ratios_pair_the_turns_of_a_round(load):
@@ -101,7 +107,9 @@ def test_ratios_pair_the_turns_of_a_round(load):
         "most": 5.0,
         "best_turns": 3.0,
     }
-    assert [row["target"] for row in peers.ratios(results)] == [1.2]  # what did not run is not in the report
+    assert [row["target"] for row in peers.ratios(results, "simple-convnet")] == [
+        1.2
+    ]  # what did not run is not in the report
 
 
 def test_ratios_take_the_better_peer_of_the_whole_run(load):
