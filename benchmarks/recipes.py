@@ -44,7 +44,7 @@ class Said(xconv.callbacks.Callback):
         assert logs is not None
         print(
             f"{self.name}, epoch {epoch + 1}: test accuracy {logs['val_accuracy']:.4f}, loss {logs['loss']:.4f}, "
-            f"{logs['images_per_second']:,.0f} images/s",
+            f"{self.model.history.rates[-1]:,.0f} images/s",
             file=sys.stderr,
             flush=True,
         )

@@ -164,3 +164,33 @@ def test_a_network_that_was_never_compiled_says_so(run, tmp_path):
     net = xconv.Sequential([Flatten(), Dense(10)], input_shape=(28, 28, 1), backend="numpy")
     net.save(tmp_path / "bare.safetensors")
     assert "needs a loss" in mistake(run, "evaluate", str(tmp_path / "bare.safetensors"))
+
+
+def test_a_name_is_no_trained_network(run, pictures):
+    for command in ("evaluate", "predict"):
+        said = mistake(run, command, "keras-mnist", *(pictures[:1] if command == "predict" else ()))
+        assert "train it first, as in xconv train --model keras-mnist --out run" in said
+
+
+def test_what_is_transparent_is_white_and_bright_pictures_are_noticed(run, trained, tmp_path):
+    ink = np.zeros((28, 28, 4), np.uint8)
+    ink[8:20, 12:16, 3] = 255  # a black stroke on nothing
+    Image.fromarray(ink).save(tmp_path / "clear.png")
+    paper = np.full((28, 28), 255, np.uint8)
+    paper[8:20, 12:16] = 0
+    Image.fromarray(paper).save(tmp_path / "paper.png")
+    found = []
+    for name in ("clear.png", "paper.png"):
+        code, out, err = run("predict", str(trained[0]), str(tmp_path / name), "--json", "--backend", "numpy")
+        assert code == 0 and "--invert" in err
+        found.append(one_json_line(out)[0]["classes"])
+    assert found[0] == found[1]
+    _, _, err = run("predict", str(trained[0]), str(tmp_path / "paper.png"), "--invert", "--json", "--backend", "numpy")
+    assert "--invert" not in err
+
+
+def test_images_that_do_not_fit_are_told_before_anything_is_compiled(run, monkeypatch):
+    monkeypatch.setattr("xconv.models.Model.warm_up", lambda self: pytest.fail("compiled before the check"))
+    code, out, err = run("train", "--model", "vgg16-bn-cifar10", "--backend", "numpy")
+    assert code == 2 and not out
+    assert "takes images of shape (32, 32, 3). Received: mnist-sample, whose images are of shape (28, 28, 1)" in err

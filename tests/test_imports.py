@@ -21,7 +21,7 @@ ROWS = (
     "graph metrics",
     "plan",
     "data checkpoint callbacks",
-    "models",
+    "models datasets",
     "book",
     "zoo",
     "plots testing",

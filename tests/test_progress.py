@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -26,7 +27,7 @@ TWO = {
 @pytest.mark.parametrize(
     ("logs", "room", "text"),
     [
-        ({"loss": 0.5, "seconds": 3.0, "images_per_second": 7.0}, 99, "loss 0.5000"),
+        ({"loss": 0.5}, 99, "loss 0.5000"),
         (ONE, 99, "loss 0.1235  accuracy 0.9877  val_loss 0.2500  val_accuracy 0.9600  learning_rate 0.0001"),
         (ONE, 86, "loss 0.1235  acc 0.9877  val_loss 0.2500  val_acc 0.9600  learning_rate 0.0001"),
         (ONE, 75, "loss 0.1235  acc 0.9877  val_loss 0.2500  val_acc 0.9600"),
@@ -48,13 +49,18 @@ def test_in_words(logs, room, text):
 def test_a_line_an_epoch(capsys):
     lines = EpochLines()
     lines.set_params({"epochs": 12})
-    lines.on_epoch_end(0, {**ONE, "images_per_second": 12345.6, "seconds": 1.0})
+    lines.set_model(at_rate(12345.6))
+    lines.on_epoch_end(0, ONE)
     lines.on_epoch_end(11, {"loss": 2.0})
     assert capsys.readouterr() == (
         "",
         "epoch 1/12: loss 0.1235  accuracy 0.9877  val_loss 0.2500  val_accuracy 0.9600  learning_rate 0.0001"
-        "  12,346 images/s\nepoch 12/12: loss 2.0000\n",
+        "  12,346 images/s\nepoch 12/12: loss 2.0000  12,346 images/s\n",
     )
+
+
+def at_rate(rate):
+    return SimpleNamespace(history=SimpleNamespace(rates=[rate]))
 
 
 def a_bar(samples=1000, batch_size=10, epochs=1) -> ProgressBar:
@@ -74,7 +80,8 @@ def test_a_bar_looks_at_the_device_now_and_then(capsys):
         time.sleep(0.003)
     assert 1 <= len(reads) <= (time.perf_counter() - start) / READ_EVERY
     assert bar.bar.n == 995
-    bar.on_epoch_end(0, {"loss": 0.25, "images_per_second": 2000.0, "a{b}": 1.0})
+    bar.set_model(at_rate(2000.0))
+    bar.on_epoch_end(0, {"loss": 0.25, "a{b}": 1.0})
     bar.on_train_end()
     err = capsys.readouterr().err
     assert err.endswith("| 2.00k images/s  loss 0.2500  a{b} 1.0000\n") and "loss 0.5000" in err
@@ -105,16 +112,17 @@ def test_verbose(monkeypatch):
 
 PROGRAM = """
 import sys, time
-from tests.test_progress import ONE, TWO, a_bar
+from tests.test_progress import ONE, TWO, a_bar, at_rate
 from xconv.callbacks import Logs
 for logs in (ONE, TWO):
     bar = a_bar(epochs=100, samples=1000, batch_size=500)
+    bar.set_model(at_rate(12345.6))
     for epoch in (98, 99):
         bar.on_epoch_begin(epoch)
         for batch in range(2):
             time.sleep(0.11)
             bar.on_train_batch_end(batch, Logs(lambda: {k: v for k, v in logs.items() if "val" not in k}))
-        bar.on_epoch_end(epoch, {**logs, "images_per_second": 12345.6})
+        bar.on_epoch_end(epoch, logs)
     bar.on_train_end()
 """
 

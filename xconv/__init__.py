@@ -12,6 +12,7 @@ del _root, _Path
 from xconv import (  # noqa: E402
     callbacks,
     data,
+    datasets,
     initializers,
     layers,
     losses,
@@ -52,6 +53,7 @@ __all__ = [
     "backends",
     "callbacks",
     "data",
+    "datasets",
     "get_backend",
     "initializers",
     "layers",

@@ -91,12 +91,14 @@ class LambdaCallback(Callback):
 class History(Callback):
     """`history` maps each quantity to its values, one an epoch, which `epoch` counts from 0; `rows()` goes by epoch.
 
-    seconds and images_per_second are of training steps alone: no compilation, no evaluation.
+    `seconds` of training steps and `rates` in images a second, one an epoch, count neither compilation nor evaluation.
     """
 
     def __init__(self) -> None:
         self.epoch: list[int] = []
         self.history: dict[str, list[float]] = {}
+        self.seconds: list[float] = []
+        self.rates: list[float] = []
         self.compile_seconds = 0.0
         self.train_seconds = 0.0
         self.images = 0
@@ -107,6 +109,13 @@ class History(Callback):
         """Training images over the seconds spent in training steps."""
         return self.images / self.train_seconds if self.train_seconds else math.nan
 
+    def trained(self, images: int, seconds: float) -> None:
+        """Count an epoch's training steps."""
+        self.images += images
+        self.train_seconds += seconds
+        self.seconds.append(seconds)
+        self.rates.append(images / seconds)
+
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         for name, value in (logs or {}).items():
             # A quantity that first comes later has NaN for the epochs without it.
@@ -116,9 +125,12 @@ class History(Callback):
             values.extend([math.nan] * (len(self.epoch) - len(values)))
 
     def rows(self) -> Iterator[dict[str, float]]:
-        """One dict an epoch, which counts from 1."""
+        """One dict an epoch, which counts from 1, with "seconds" and "images_per_second"."""
+        every = {**self.history}
+        if self.seconds:
+            every |= {"seconds": self.seconds, "images_per_second": self.rates}
         for i, epoch in enumerate(self.epoch):
-            yield {"epoch": epoch + 1, **{name: values[i] for name, values in self.history.items()}}
+            yield {"epoch": epoch + 1, **{name: values[i] for name, values in every.items()}}
 
     def __repr__(self) -> str:
         last = ", ".join(f"{name} {values[-1]:.4g}" for name, values in self.history.items())

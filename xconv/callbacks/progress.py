@@ -14,7 +14,6 @@ from xconv.callbacks.base import Callback
 from xconv.errors import ConfigError, described
 
 READ_EVERY = 0.1  # seconds between looks at the device
-_QUIET = ("seconds", "images_per_second")
 _BAR = 6  # columns that the bar itself keeps, its ends among them
 
 
@@ -24,7 +23,6 @@ def in_words(logs: Mapping[str, float], room: float = math.inf) -> str:
     Where room lacks, "accuracy" becomes "acc"; then what matters least is left out: rates and losses of single
     outputs, the learning rate, val_loss (unless there are several outputs), and the later metrics.
     """
-    logs = {name: value for name, value in logs.items() if name not in _QUIET}
     said = [f"{name} {_figures(name, value)}" for name, value in logs.items()]
     if len("  ".join(said)) <= room:
         return "  ".join(said)
@@ -88,7 +86,7 @@ class ProgressBar(Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         if logs:
-            self._say(logs, logs["images_per_second"])
+            self._say(logs, self.model.history.rates[-1])
         self.bar.close()
 
     def _say(self, logs: Mapping[str, float], rate: float) -> None:
@@ -111,8 +109,8 @@ class EpochLines(Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         logs = logs or {}
-        rate = f"  {logs['images_per_second']:,.0f} images/s" if "images_per_second" in logs else ""
-        print(f"epoch {epoch + 1}/{self.params['epochs']}: {in_words(logs)}{rate}", file=sys.stderr, flush=True)
+        rate = f"{self.model.history.rates[-1]:,.0f} images/s"
+        print(f"epoch {epoch + 1}/{self.params['epochs']}: {in_words(logs)}  {rate}", file=sys.stderr, flush=True)
 
 
 def shown(verbose: Any) -> Callback | None:

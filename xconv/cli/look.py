@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 
 from xconv import data as datasets
 from xconv import zoo
-from xconv.cli.console import plural, print_json, print_table
+from xconv.cli.console import notice, plural, print_json, print_table
 from xconv.cli.options import COUNT, backend_option, json_option
 from xconv.cli.prepare import arrays_for, named_or_file
 from xconv.errors import FileError, ShapeError
@@ -46,7 +46,7 @@ def summary(network: str, batch_size: int | None, backend: str, as_json: bool) -
 @json_option
 def evaluate(file: Path, data: str, backend: str, as_json: bool) -> None:
     """Loss and accuracy of a network from FILE on the test images of a data set."""
-    net = named_or_file(str(file), backend)
+    net = named_or_file(str(file), backend, trained=True)
     _, _, x, t = arrays_for(net, data, datasets.load(data))
     logs = net.evaluated(x, t)
     if as_json:
@@ -66,9 +66,10 @@ def evaluate(file: Path, data: str, backend: str, as_json: bool) -> None:
 def predict(file: Path, images: tuple[Path, ...], invert: bool, top: int, backend: str, as_json: bool) -> None:
     """What the network from FILE takes each IMAGE for, with probabilities.
 
-    Images are brought to the network's size and channels, and to numbers from 0 to 1.
+    Images are squeezed to the network's size, brought to its channels, and to numbers from 0 to 1; what is transparent
+    becomes white.
     """
-    net = named_or_file(str(file), backend)
+    net = named_or_file(str(file), backend, trained=True)
     probabilities = _probabilities(net, np.stack([picture(path, net, invert) for path in images]))
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
     found: list[dict[str, Any]] = [
@@ -103,7 +104,10 @@ def picture(path: Path, net: Model, invert: bool = False) -> np.ndarray:
         with Image.open(path) as image:
             if image.width * image.height > _MOST_PIXELS:
                 raise FileError(f"{path}: expected an image of moderate size. Received: {image.width}x{image.height}")
-            scaled = image.convert(modes[channels]).resize((width, height), Image.Resampling.BILINEAR)
+            shown: Image.Image = image
+            if image.has_transparency_data and channels != 4:
+                shown = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+            scaled = shown.convert(modes[channels]).resize((width, height), Image.Resampling.BILINEAR)
     except UnidentifiedImageError as error:
         raise FileError(f"{path}: expected an image, such as a PNG. Received: another kind of file") from error
     except (OSError, ValueError, Image.DecompressionBombError) as error:
@@ -113,6 +117,8 @@ def picture(path: Path, net: Model, invert: bool = False) -> np.ndarray:
         raise FileError(f"{path}: expected an image that can be read. Received: {reason}") from error
     x = np.asarray(scaled, np.float32).reshape(height, width, channels) / 255
     x = 1 - x if invert else x
+    if channels == 1 and x.mean() > 0.5 and not invert:
+        notice(f"{path} is mostly bright; MNIST's digits are white on black: --invert turns it round")
     return x if last else np.ascontiguousarray(x.transpose(2, 0, 1))
 
 

@@ -14,29 +14,49 @@ from xconv.cli.console import notice
 from xconv.errors import ConfigError, FileError, ShapeError
 from xconv.models import Model, load
 from xconv.optimizers import Optimizer
+from xconv.shapes import as_given
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # x_train, t_train, x_test, t_test
 
 
 def prepare(
-    model: str, recipe: zoo.Recipe, *, optimizer: Optimizer | None = None, backend: str, seed: int = 0
+    model: str,
+    recipe: zoo.Recipe,
+    *,
+    optimizer: Optimizer | None = None,
+    images: tuple[str, datasets.DataSet] | None = None,
+    backend: str,
+    seed: int = 0,
 ) -> tuple[Model, float]:
-    """The network and the seconds that bringing the backend up and compiling took; both are announced on stderr."""
+    """The network and the seconds that bringing the backend up and compiling took; both are announced on stderr.
+
+    `images`, a data set by name, must fit the network: that is found out first.
+    """
     start = time.perf_counter()
     chosen = get_backend(backend)  # before any notice: where it cannot run, that is the one line to read
     notice(f"{chosen.name} on {chosen.describe().get('device')}: getting ready")
     net = zoo.entry(model).build(recipe, backend=chosen, seed=seed)
     if optimizer is not None:
         net.compile(optimizer)
+    if images is not None:
+        check_images(net, *images)
     net.warm_up()
     seconds = time.perf_counter() - start
     notice(f"ready after {seconds:.1f} s")
     return net, seconds
 
 
-def named_or_file(what: str, backend: str = "numpy") -> Model:
-    """A network of the zoo by its name, or one from a file that `xconv train` or `model.save` wrote."""
-    if what in zoo.ZOO:
+def named_or_file(what: str, backend: str = "numpy", *, trained: bool = False) -> Model:
+    """A network of the zoo by its name, or one from a file that `xconv train` or `model.save` wrote.
+
+    Where it must be `trained`, a name is refused: what it gives has only its first weights.
+    """
+    if what in zoo.ZOO and trained and not Path(what).exists():
+        raise FileError(
+            f"expected the file of a trained network: train it first, as in xconv train --model {what} --out run. "
+            f"Received: {what!r}, a name"
+        )
+    if what in zoo.ZOO and not trained:
         return zoo.entry(what).build(zoo.recipe(what), backend=backend)
     if not Path(what).exists():
         raise FileError(
@@ -46,13 +66,17 @@ def named_or_file(what: str, backend: str = "numpy") -> Model:
 
 
 def arrays_for(net: Model, name: str, images: datasets.DataSet) -> Arrays:
-    """The data set as the network takes it; ShapeError where it cannot."""
-    arrays = images.arrays(net.dtype, net.data_format)
-    if arrays[0].shape[1:] != net.input_shape:
+    """The data set as the network takes it."""
+    check_images(net, name, images)
+    return images.arrays(net.dtype, net.data_format)
+
+
+def check_images(net: Model, name: str, images: datasets.DataSet) -> None:
+    """ShapeError or ConfigError where the network cannot be trained or tested with a data set."""
+    shape = as_given(images.image_shape, net.data_format)
+    if shape != net.input_shape:
         raise ShapeError(
-            f"{net.name} takes images of shape {net.input_shape}. Received: {name}, whose images are of shape "
-            f"{arrays[0].shape[1:]}"
+            f"{net.name} takes images of shape {net.input_shape}. Received: {name}, whose images are of shape {shape}"
         )
     if net.classes < len(images.classes):
         raise ConfigError(f"{net.name} knows {net.classes} classes. Received: {name}, which has {len(images.classes)}")
-    return arrays

@@ -86,7 +86,9 @@ def train(
     try:
         with brake, output_folder(out) if out else nullcontext() as folder:
             images = datasets.load(data)
-            net, compile_seconds = prepare(model, plan, optimizer=update_rule, backend=backend, seed=seed)
+            net, compile_seconds = prepare(
+                model, plan, optimizer=update_rule, images=(data, images), backend=backend, seed=seed
+            )
             rule = f"{type(update_rule).__name__} {update_rule.lr:g}"
             notice(f"training {model} on {data}, {plural(epochs, 'epoch')}, batches of {batch_size}, {rule}")
             arrays = arrays_for(net, data, images)

@@ -185,11 +185,10 @@ class Model(Objective):
         """Train on x[N, *input_shape] and labels y, shuffled anew each epoch.
 
         After each epoch the history gains loss and metrics (means over the epoch's training batches, as they were
-        seen), val_loss and so on (of `validation_data`, or of the last `validation_split` of the examples), seconds and
-        images_per_second (training steps alone). `class_weight` (a dict) and `sample_weight` (an array) weight the loss
-        of examples. `verbose`: 0 nothing, 1 a bar an epoch, 2 a line an epoch, "auto" a
-        bar in a terminal or notebook and else lines. NonFiniteError stops a run whose loss became NaN or infinite; a
-        network that died is warned of.
+        seen), val_loss and so on (of `validation_data`, or of the last `validation_split` of the examples).
+        `class_weight` (a dict) and `sample_weight` (an array) weight the loss of examples. `verbose`: 0 nothing, 1 a
+        bar an epoch, 2 a line an epoch, "auto" a bar in a terminal or notebook and else lines. NonFiniteError stops a
+        run whose loss became NaN or infinite; a network that died is warned of.
         """
         run = Fit(
             self,

@@ -95,7 +95,6 @@ class Fit:
                 if held_out is not None:
                     measured = model._measured(*held_out)
                     logs |= {f"val_{name}": value for name, value in measured.items()}
-                logs |= {"seconds": self.seconds, "images_per_second": self.seen / self.seconds}
                 for watcher in self.watchers:
                     watcher.on_epoch_end(epoch, logs)
                 if model.stop_training:
@@ -158,9 +157,7 @@ class Fit:
                 last_read, unread = time.perf_counter(), batch + 2
             if ended:
                 break
-        self.seconds = time.perf_counter() - start
-        self.history.train_seconds += self.seconds
-        self.history.images += self.seen
+        self.history.trained(self.seen, time.perf_counter() - start)
         model.warn_if_dead(model._public_of(model._grads), logs["loss"])
         return dict(logs)
 

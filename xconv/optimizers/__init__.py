@@ -5,6 +5,7 @@ arrays is updated name by name by the backend that owns them ($XCONV_BACKEND, or
 same bits as on that backend.
 """
 
+from xconv import schedules
 from xconv.optimizers.base import Optimizer
 from xconv.optimizers.rules import (
     NAMED,
@@ -19,10 +20,13 @@ from xconv.optimizers.rules import (
     get,
 )
 
+Adagrad = AdaGrad  # Keras's spelling
+
 __all__ = [
     "NAMED",
     "SGD",
     "AdaGrad",
+    "Adagrad",
     "Adam",
     "AdamW",
     "Momentum",
@@ -31,4 +35,5 @@ __all__ = [
     "RMSprop",
     "from_config",
     "get",
+    "schedules",
 ]
