@@ -22,13 +22,17 @@ LFS = "a pointer of Git LFS; fetch the file itself with 'git lfs pull'"
         (b"PK\x03\x04" + bytes(30), "a zip archive, as .npz, .pt and .keras are"),
         (b"\x89HDF\r\n\x1a\n" + bytes(30), "an HDF5 file"),
         (b"\x93NUMPY\x01\0v\0{'descr'" + bytes(30), "an .npy file"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "a PNG picture"),
+        (b"\xff\xd8\xff\xe0\0\x10JFIF\0\1\1\0\0", "a JPEG picture"),
+        (b"GIF89a" + bytes(30), "a GIF picture"),
+        (b"\x1f\x8b\x08\0" + bytes(30), "a gzip archive"),
         (
             b"version https://git-lfs.github.com/spec/v1\noid",
             LFS,
         ),
         (b"<!DOCTYPE html><html></html>", "what looks like a web page; fetch the file itself"),
     ],
-    ids=["pickle", "zip", "HDF5", "npy", "Git LFS", "web page"],
+    ids=["pickle", "zip", "HDF5", "npy", "PNG", "JPEG", "GIF", "gzip", "Git LFS", "web page"],
 )
 def test_a_file_of_another_kind_is_named(tmp_path, start, kind):
     path = tmp_path / "m"

@@ -114,6 +114,23 @@ def test_configs_make_the_same_again():
     assert initializers.config_of(initializers.zeros) == "zeros"
 
 
+def test_keras_s_class_names():
+    for keras, name in {
+        "GlorotUniform": "glorot_uniform", "GlorotNormal": "glorot_normal", "HeUniform": "he_uniform",
+        "HeNormal": "he_normal", "LecunUniform": "lecun_uniform", "LecunNormal": "lecun_normal",
+        "Zeros": "zeros", "Ones": "ones",
+    }.items():  # fmt: skip
+        named = initializers.get(name)
+        assert getattr(initializers, keras)() is initializers.get(keras) is initializers.get(keras.lower()) is named
+        assert initializers.config_of(getattr(initializers, keras)()) == name
+        message(
+            ConfigError,
+            f"initializer: expected an instance, as {keras}(...), not the class. "
+            f"Received: {getattr(initializers, keras)!r}",
+            lambda keras=keras: initializers.get(getattr(initializers, keras)),
+        )
+
+
 def test_a_function_of_your_own():
     def identity(rng, shape):
         return np.eye(*shape)

@@ -65,12 +65,18 @@ def test_names_and_configs():
         "binary_crossentropy": "BinaryCrossentropy",
         "mean_squared_error": "MeanSquaredError",
         "mse": "MeanSquaredError",
+        "mean_absolute_error": "MeanAbsoluteError",
+        "mae": "MeanAbsoluteError",
+        "huber": "Huber",
         "softmax_cross_entropy": "SoftmaxCrossEntropy",
     }.items():
         loss = losses.get(name)
         assert type(loss) is getattr(losses, kind)
-        assert loss.name == name or name == "mse"
+        assert loss.name == name or name in ("mse", "mae")
         assert losses.get(loss) is loss
+        for other in (name.upper(), kind, kind.lower()):
+            assert type(losses.get(other)) is type(loss), other
+    assert losses.Huber().delta == 1.0 and losses.Huber(2).config() == {"kind": "Huber", "delta": 2.0}
 
 
 ROWS = np.array([[0.5, 0.5, 0, 0], [0, 0, 0.25, 0.75]])
@@ -185,7 +191,7 @@ def test_targets_that_are_wrong(mistake):
 
 KNOWN = (
     "'categorical_crossentropy', 'sparse_categorical_crossentropy', 'binary_crossentropy', 'mean_squared_error', "
-    "'softmax_cross_entropy', 'mse'"
+    "'mean_absolute_error', 'huber', 'softmax_cross_entropy', 'mse', 'mae'"
 )
 CALLS = {
     "a class": (
@@ -216,7 +222,16 @@ CALLS = {
     "config of another": (
         lambda: losses.from_config({"kind": "Hinge"}),
         "loss: expected a config whose 'kind' is 'CategoricalCrossentropy', 'SparseCategoricalCrossentropy', "
-        "'BinaryCrossentropy', 'MeanSquaredError', 'SoftmaxCrossEntropy'. Received: {'kind': 'Hinge'}",
+        "'BinaryCrossentropy', 'MeanSquaredError', 'MeanAbsoluteError', 'Huber', 'SoftmaxCrossEntropy'. "
+        "Received: {'kind': 'Hinge'}",
+    ),
+    "a delta of nothing": (
+        lambda: losses.Huber(0),
+        "huber: delta must be above 0. Received: 0",
+    ),
+    "a negative delta": (
+        lambda: losses.Huber(-1.0),
+        "huber: delta must be a finite number >= 0. Received: -1.0",
     ),
 }  # fmt: skip
 

@@ -39,6 +39,13 @@ def binary(y: float, t: float, logits: bool, smoothing: float) -> float:
     return -(t * math.log(p) + (1 - t) * math.log(1 - p))
 
 
+HUBER_DELTA = 0.7
+
+
+def huber(d: float, delta: float) -> float:
+    return d * d / 2 if abs(d) <= delta else delta * (abs(d) - delta / 2)
+
+
 def defined(
     kind: str, y: np.ndarray, t: np.ndarray, weights: np.ndarray | None, logits: bool, smoothing: float
 ) -> float:
@@ -49,6 +56,10 @@ def defined(
             each = [binary(a, b, logits, smoothing) for a, b in zip(y[n].ravel(), t[n].ravel(), strict=True)]
         elif kind == "squared":
             each = [(a - b) ** 2 for a, b in zip(y[n].ravel(), t[n].ravel(), strict=True)]
+        elif kind == "absolute":
+            each = [abs(a - b) for a, b in zip(y[n].ravel(), t[n].ravel(), strict=True)]
+        elif kind == "huber":
+            each = [huber(a - b, HUBER_DELTA) for a, b in zip(y[n].ravel(), t[n].ravel(), strict=True)]
         else:
             rows = y[n].reshape(-1, y.shape[-1]).tolist()
             if kind == "labels":
@@ -87,14 +98,17 @@ for _shape in ((4,), (2, 3, 5)):
                 CASES[f"categorical, {_name}"] = Case(_cce, "rows", _shape, _rows, _logits, _smoothing)
                 CASES[f"binary, {_name}"] = Case(_bce, "binary", _shape, _rows, _logits, _smoothing)
     CASES[f"squared {len(_shape)}"] = Case(losses.MeanSquaredError(), "squared", _shape)
+    CASES[f"absolute {len(_shape)}"] = Case(losses.MeanAbsoluteError(), "absolute", _shape)
+    CASES[f"huber {len(_shape)}"] = Case(losses.Huber(HUBER_DELTA), "huber", _shape)
 CASES["binary, one output"] = Case(losses.BinaryCrossentropy(from_logits=True), "binary", (1,), logits=True)
 CASES["ours"] = Case(losses.SoftmaxCrossEntropy(), "labels", (4,), logits=True)
 N = 3
+ERRORS = ("squared", "absolute", "huber")
 
 
 def outputs(case: Case, dtype: str) -> np.ndarray:
     y = draw(N, *case.out_shape, seed=1)
-    if case.logits or case.kind == "squared":
+    if case.logits or case.kind in ERRORS:
         return (2 * y).astype(dtype)
     return np.random.default_rng(1).uniform(0.2, 0.9, y.shape).astype(dtype)  # rows need not sum to 1
 
@@ -103,7 +117,7 @@ def targets(case: Case) -> np.ndarray:
     """As a user gives them."""
     rng = np.random.default_rng(2)
     shape = (N, *case.out_shape)
-    if case.kind == "squared":
+    if case.kind in ERRORS:
         return rng.standard_normal(shape)
     if case.kind == "binary":
         return rng.random(shape) if case.rows else rng.integers(0, 2, shape)
@@ -215,6 +229,19 @@ def test_extreme_probabilities_are_clipped(backend, dtype):
         assert not backend.to_numpy(dy).any()
 
 
+def test_errors_of_nothing_and_of_much(backend, dtype):
+    """No gradient where there is no error; no overflow where the square of an error is no float32."""
+    y, t = np.array([[2.0], [2.0], [1e30], [-1e30]], dtype), np.array([2.0, 1.5, 0.0, 0.0])
+    for loss, value, dy in (
+        (losses.MeanAbsoluteError(), 0.5e30, [0, 1, 1, -1]),
+        (losses.Huber(), 0.5e30, [0, 0.5, 1, -1]),
+        (losses.Huber(0.25), 0.125e30, [0, 0.25, 0.25, -0.25]),
+    ):
+        got, gradient = loss(backend, backend.asarray(y), backend.asarray(loss.targets(t, 4, (1,), "t")))
+        close(backend, got, np.array([value]), "elementwise")
+        np.testing.assert_array_equal(backend.to_numpy(gradient)[:, 0] * 4, np.array(dy, dtype))
+
+
 def test_nan_of_a_model_is_a_nan_loss(backend, dtype):
     for case in CASES.values():
         y = outputs(case, dtype)
@@ -311,6 +338,10 @@ def test_pytorch_agrees(backend, case):
     given = torch.tensor(np.asarray(t, "int64" if case.kind == "labels" else "float64"))
     if case.kind == "squared":
         expected = F.mse_loss(z, given)
+    elif case.kind == "absolute":
+        expected = F.l1_loss(z, given)
+    elif case.kind == "huber":
+        expected = F.huber_loss(z, given, delta=HUBER_DELTA)
     elif case.kind == "binary":
         smooth = given * (1 - case.smoothing) + case.smoothing / 2
         expected = (F.binary_cross_entropy_with_logits if case.logits else F.binary_cross_entropy)(z, smooth)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import xconv
 from tests import standin
 from tests.checks import draw
 from tests.mistakes import message
@@ -134,6 +135,46 @@ def test_a_function_sees_what_predict_gives_and_what_was_given(backend):
     assert seen["t"].dtype == np.float32 and backend.to_numpy(seen["t"]).tolist() == [[0, 1], [1, 0]]
 
 
+def test_a_function_as_keras_has_it(backend):
+    """f(y_true, y_pred): values by example, by position, or one of the batch."""
+    z = np.log(np.array([[0.25, 0.75], [0.5, 0.5], [0.75, 0.25]], "float32"))
+    rows = np.eye(2)[[1, 0, 0]]
+
+    def by_example(y_true, y_pred, scale=2.0):
+        return (scale * y_true * y_pred - y_true).sum(axis=-1)
+
+    def by_position(y_true, y_pred):
+        return y_true > y_pred
+
+    def of_batch(y_true, y_pred):
+        return (y_true * y_pred).max() - y_pred.min()
+
+    for function, expected in (
+        (by_example, (0.5 + 0.0 + 0.5) / 3),  # 2 p - 1
+        (by_position, 3 / 6),
+        (of_batch, 0.75 - 0.25),
+    ):
+        metric = metrics.get(function, losses.CategoricalCrossentropy(), (2,))
+        assert metric.name == function.__name__
+        assert total(backend, metric, z, rows, True) == pytest.approx(expected, abs=1e-6)
+        assert total(backend, metric, np.exp(z), rows) == pytest.approx(expected, abs=1e-6)
+    assert type(metrics.get(lambda xp, y, t, k=1: y, losses.MeanSquaredError(), (1,))) is metrics.FunctionMetric
+
+
+def test_a_function_as_keras_has_it_in_a_model(backend):
+    def off_by(y_true, y_pred):
+        return abs(y_true - y_pred)
+
+    x, t = draw(10, 3), draw(10)
+    model = xconv.Sequential([xconv.Dense(1)], input_shape=(3,), backend=backend)
+    model.compile("sgd", "MeanAbsoluteError", metrics=[off_by, "MeanAbsoluteError"])
+    history = model.fit(x, t, batch_size=4, verbose=0).history
+    assert list(history) == ["loss", "off_by", "mean_absolute_error"]
+    assert history["off_by"] == pytest.approx(history["loss"], rel=1e-5)
+    expected = np.abs(model.predict(x)[:, 0] - t).mean()
+    assert model.evaluate(x, t) == pytest.approx([expected] * 3, rel=1e-5)
+
+
 def test_a_metric_of_your_own(backend):
     class Bias(metrics.Metric):
         name = "bias"
@@ -163,6 +204,18 @@ def test_names():
     ):
         metric = metrics.get(spec, loss, out_shape)
         assert type(metric) is kind and metric.name == spec and metric.loss is loss
+    for spec, name, kind in (  # class names become names, as in Keras; names stay as they were given
+        ("CategoricalAccuracy", "categorical_accuracy", metrics.CategoricalAccuracy),
+        ("SparseCategoricalAccuracy", "sparse_categorical_accuracy", metrics.CategoricalAccuracy),
+        ("binaryaccuracy", "binary_accuracy", metrics.BinaryAccuracy),
+        ("MeanSquaredError", "mean_squared_error", metrics.MeanSquaredError),
+        ("MeanAbsoluteError", "mean_absolute_error", metrics.MeanAbsoluteError),
+        ("TopKAccuracy", "top_k", metrics.TopKAccuracy),
+        ("MAE", "MAE", metrics.MeanAbsoluteError),
+        ("Accuracy", "Accuracy", metrics.CategoricalAccuracy),
+    ):
+        metric = metrics.get(spec, sparse, (10,))
+        assert type(metric) is kind and metric.name == name, spec
     assert metrics.TopKAccuracy(3).name == "top_3_accuracy" and metrics.TopKAccuracy(3, name="best").name == "best"
 
 
@@ -194,11 +247,41 @@ def per_position(xp, y, t):
     return y - t
 
 
+def of_one(y_pred, *rest):
+    return y_pred
+
+
+def of_four(xp, y, t, *, k):
+    return y
+
+
+FUNCTIONS = "a function f(xp, y, t), or f(y_true, y_pred) as in Keras"
 Y, MSE = np.zeros((2, 3)), losses.MeanSquaredError()
 MISTAKES = {
     "a name": (
         lambda b: metrics.get("auc", MSE, (1,)), ConfigError,
-        f"metric: expected {KNOWN}, a function f(xp, y, t) or an instance of xconv.metrics.Metric. Received: 'auc'",
+        f"metric: expected {KNOWN}, an instance of xconv.metrics.Metric or {FUNCTIONS}. Received: 'auc'",
+    ),
+    "a function of one": (
+        lambda b: metrics.get(of_one, MSE, (1,)), ConfigError,
+        f"metric: expected {FUNCTIONS}. Received: {of_one!r}, of arguments (y_pred, *rest)",
+    ),
+    "a function of four": (
+        lambda b: metrics.get(of_four, MSE, (1,)), ConfigError,
+        f"metric: expected {FUNCTIONS}. Received: {of_four!r}, of arguments (xp, y, t, *, k)",
+    ),
+    "a function that does not tell": (
+        lambda b: metrics.get(max, MSE, (1,)), ConfigError,
+        f"metric: expected {FUNCTIONS}. Received: <built-in function max>, which does not tell its arguments",
+    ),
+    "Keras's function of another batch": (
+        lambda b: total(b, metrics.get(lambda y_true, y_pred: y_true[:1], MSE, (3,)), Y, Y), ShapeError,
+        "metric '<lambda>': expected an array of shape (2, ...) or (). "
+        "Received: array of shape (1, 3), dtype float64",
+    ),
+    "Keras's function on the host": (
+        lambda b: total(b, metrics.get(lambda y_true, y_pred: 0.5, MSE, (3,)), Y, Y), ShapeError,
+        "metric '<lambda>': expected an array of shape (2, ...) or (). Received: 0.5",
     ),
     "a class": (
         lambda b: metrics.get(metrics.TopKAccuracy, MSE, (1,)), ConfigError,

@@ -34,6 +34,10 @@ _OTHERS = {  # how other files begin
     b"PK": "a zip archive, as .npz, .pt and .keras are",
     b"\x89HDF": "an HDF5 file",
     b"\x93NUMPY": "an .npy file",
+    b"\x89PNG": "a PNG picture",
+    b"\xff\xd8\xff": "a JPEG picture",
+    b"GIF8": "a GIF picture",
+    b"\x1f\x8b": "a gzip archive",
     b"version https://": "a pointer of Git LFS; fetch the file itself with 'git lfs pull'",
     b"<": "what looks like a web page; fetch the file itself",
 }

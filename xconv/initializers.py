@@ -150,7 +150,54 @@ NAMED: dict[str, Initializer] = {
     "zeros": zeros,
     "ones": ones,
 }
+_CLASS_NAMES = {name.replace("_", ""): name for name in NAMED}  # "HeNormal" in lower case: "he_normal"
 CLASSES: dict[str, type] = {kind.__name__: kind for kind in (Constant, RandomNormal, RandomUniform, VarianceScaling)}
+
+
+# Keras's classes, as functions: the seed is the model's, and there is nothing else to set.
+
+
+def GlorotUniform() -> Initializer:
+    """`glorot_uniform`, by the name of Keras's class."""
+    return glorot_uniform
+
+
+def GlorotNormal() -> Initializer:
+    """`glorot_normal`, by the name of Keras's class."""
+    return glorot_normal
+
+
+def HeUniform() -> Initializer:
+    """`he_uniform`, by the name of Keras's class."""
+    return he_uniform
+
+
+def HeNormal() -> Initializer:
+    """`he_normal`, by the name of Keras's class."""
+    return he_normal
+
+
+def LecunUniform() -> Initializer:
+    """`lecun_uniform`, by the name of Keras's class."""
+    return lecun_uniform
+
+
+def LecunNormal() -> Initializer:
+    """`lecun_normal`, by the name of Keras's class."""
+    return lecun_normal
+
+
+def Zeros() -> Initializer:
+    """`zeros`, by the name of Keras's class."""
+    return zeros
+
+
+def Ones() -> Initializer:
+    """`ones`, by the name of Keras's class."""
+    return ones
+
+
+_MAKERS = (GlorotUniform, GlorotNormal, HeUniform, HeNormal, LecunUniform, LecunNormal, Zeros, Ones)
 
 
 def normal(std: float) -> RandomNormal:
@@ -161,25 +208,27 @@ def normal(std: float) -> RandomNormal:
 
 
 def get(spec: str | float | Mapping[str, Any] | Initializer) -> Initializer:
-    """An initializer from its name, a standard deviation, what `config_of` gives, or itself.
+    """An initializer from its name ("he_normal", "HeNormal"), a standard deviation, what `config_of` gives, or itself.
 
     A function of your own is called as f(rng, shape) and gives an array of that shape.
     """
-    if isinstance(spec, type):
+    if isinstance(spec, type) or any(spec is maker for maker in _MAKERS):
         raise ConfigError(
-            f"initializer: expected an instance, as {spec.__name__}(...), not the class. Received: {described(spec)}"
+            f"initializer: expected an instance, as {spec.__name__}(...), not the class. "  # type: ignore[union-attr]
+            f"Received: {described(spec)}"
         )
     if callable(spec):
         return spec
     if isinstance(spec, Mapping):
         return checks.from_config(spec, CLASSES, "initializer")
     if isinstance(spec, str):
-        if spec not in NAMED:
+        name = _CLASS_NAMES.get(spec.lower(), spec.lower())
+        if name not in NAMED:
             raise ConfigError(
                 f"unknown initializer: expected {', '.join(map(repr, NAMED))} or a standard deviation. "
                 f"Received: {described(spec)}"
             )
-        return NAMED[spec]
+        return NAMED[name]
     return normal(spec)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -115,7 +116,7 @@ class MeanAbsoluteError(Metric):
 class FunctionMetric(Metric):
     """A function f(xp, y, t) that gives one value per example, [N]; named as the function is."""
 
-    def __init__(self, function: Callable[[Any, Array, Array], Array]) -> None:
+    def __init__(self, function: Callable[..., Array]) -> None:
         self.function = function
         self.name = getattr(function, "__name__", type(function).__name__)
 
@@ -127,6 +128,39 @@ class FunctionMetric(Metric):
                 f"Received: {described(values)}"
             )
         return values
+
+
+class KerasFunction(FunctionMetric):
+    """A function f(y_true, y_pred) as Keras has it: values [N,...], or one of the whole batch; their mean counts."""
+
+    def each(self, xp: Any, y: Array, t: Array) -> Array:
+        values = self.function(t, y)
+        shape = getattr(values, "shape", None)
+        if shape == ():
+            return values + xp.zeros(y.shape[0], y.dtype)
+        if not shape or shape[0] != y.shape[0]:
+            raise ShapeError(
+                f"metric {self.name!r}: expected an array of shape ({y.shape[0]}, ...) or (). "
+                f"Received: {described(values)}"
+            )
+        return values
+
+
+def _of_function(function: Callable[..., Array]) -> FunctionMetric:
+    """By the number of arguments that it needs: 2 as Keras has it, 3 for ours."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # as for some that are written in C
+        raise ConfigError(
+            f"metric: expected {_FUNCTIONS}. Received: {described(function)}, which does not tell its arguments"
+        ) from None
+    arguments = signature.parameters.values()
+    needed = [a for a in arguments if a.default is a.empty and a.kind not in (a.VAR_POSITIONAL, a.VAR_KEYWORD)]
+    kinds: dict[int, type[FunctionMetric]] = {2: KerasFunction, 3: FunctionMetric}
+    kind = kinds.get(len(needed))
+    if kind is None or any(a.kind is a.KEYWORD_ONLY for a in needed):
+        raise ConfigError(f"metric: expected {_FUNCTIONS}. Received: {described(function)}, of arguments {signature}")
+    return kind(function)
 
 
 def _sum(values: Array, n: int) -> Array:
@@ -157,29 +191,36 @@ NAMED: dict[str, Callable[[], Metric]] = {
     "mean_absolute_error": MeanAbsoluteError,
 }
 ACCURACY = ("accuracy", "acc")
+_CLASSES = {**{name.replace("_", ""): name for name in NAMED}, "topkaccuracy": "top_k"}  # of lower-case class names
+_FUNCTIONS = "a function f(xp, y, t), or f(y_true, y_pred) as in Keras"
 
 
 def get(spec: Any, loss: Loss | None, out_shape: tuple[int, ...]) -> Metric:
-    """A metric from a name, a function f(xp, y, t) or a Metric, for a model of this loss (the user's) and outputs.
+    """A metric from a name, a function or a Metric, for a model of this loss (the user's) and outputs.
 
     "accuracy" is categorical for losses on a softmax, binary for losses on a sigmoid; for others, binary where there
-    is one output. A named metric keeps the name it was asked for by; a Metric is copied, never changed.
+    is one output. A named metric keeps the name it was asked for by, except that "MeanSquaredError", as a class is
+    called, is named as in Keras, "mean_squared_error"; either in any case. A function is f(xp, y, t), or Keras's
+    f(y_true, y_pred). A Metric is copied, never changed.
     """
     if isinstance(spec, Metric):
         found = copy.copy(spec)
-    elif isinstance(spec, str) and (spec in ACCURACY or spec in NAMED):
-        found = _accuracy(loss, out_shape) if spec in ACCURACY else NAMED[spec]()
+    elif isinstance(spec, str) and spec.lower() in (*ACCURACY, *NAMED):
+        found = _accuracy(loss, out_shape) if spec.lower() in ACCURACY else NAMED[spec.lower()]()
         found.name = spec
+    elif isinstance(spec, str) and spec.lower() in _CLASSES:
+        found = NAMED[_CLASSES[spec.lower()]]()
+        found.name = _CLASSES[spec.lower()]
     elif isinstance(spec, type) and issubclass(spec, Metric):
         raise ConfigError(
             f"metric: expected an instance, as {spec.__name__}(), not the class. Received: {described(spec)}"
         )
     elif callable(spec):
-        found = FunctionMetric(spec)
+        found = _of_function(spec)
     else:
         raise ConfigError(
-            f"metric: expected {', '.join(map(repr, (*ACCURACY, *NAMED)))}, a function f(xp, y, t) or an instance of "
-            f"xconv.metrics.Metric. Received: {described(spec)}"
+            f"metric: expected {', '.join(map(repr, (*ACCURACY, *NAMED)))}, an instance of xconv.metrics.Metric or "
+            f"{_FUNCTIONS}. Received: {described(spec)}"
         )
     found.loss = loss
     return found

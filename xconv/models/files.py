@@ -13,7 +13,7 @@ import numpy as np
 from xconv import checkpoint, losses, metrics, optimizers
 from xconv.backend import Backend
 from xconv.errors import ConfigError, DTypeError, FileError, ShapeError, XconvError, described
-from xconv.layers import REGISTRY, Input, Layer
+from xconv.layers import REGISTRY, Input, Lambda, Layer
 from xconv.models.store import filled_store
 from xconv.shapes import as_given
 
@@ -198,9 +198,10 @@ def _layer(entry: dict[str, Any], custom: dict[str, Any]) -> Layer:
         given.name = name
         return given
     if given is None and (kind not in REGISTRY or not getattr(REGISTRY[kind], "portable", True)):
+        cure = f"{name!r}: the layer" if kind == Lambda.__name__ else f'"{kind}": {kind}'  # a Lambda needs its function
         raise FileError(
             f"layer {name!r} is of kind {kind!r}, which a file cannot make: give "
-            f"xconv.load(path, custom_layers={{{name!r}: the layer or its class}}). Received: {sorted(custom)}"
+            f"xconv.load(path, custom_layers={{{cure}}}). Received: {sorted(custom) or 'no custom_layers'}"
         )
     cls = given or REGISTRY[kind]
     return cls(**_tuples(config), name=name, trainable=bool(entry["trainable"]))
