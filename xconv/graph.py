@@ -58,6 +58,10 @@ class Graph:
         shapes = tuple(self.shapes[source] for source in node.sources)
         return shapes if node.layer.many_inputs else shapes[0]
 
+    def is_trained(self, node: Node) -> bool:
+        """Whether the node's layer is trained, and the layer whose activation it is."""
+        return node.layer.trainable and self.owner(node.id).trainable
+
     def owner(self, node_id: int) -> Layer:
         """The layer that a node belongs to: its own, or the one whose activation it is."""
         node = self.nodes[node_id]

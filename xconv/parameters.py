@@ -45,6 +45,10 @@ class Parameters(MutableMapping[str, Array]):
         """The same names and shapes, all zero, here or on another backend."""
         return Parameters(backend or self.backend, self.shapes, self.flat.dtype, self.fixed)
 
+    def layout(self) -> dict[str, tuple[int, tuple[int, ...]]]:
+        """Where in `flat` each parameter begins, and its shape."""
+        return {name: (self._at[name], tuple(shape)) for name, shape in self.shapes.items()}
+
     def trained(self) -> list[slice]:
         """The stretches of `flat` that an optimizer updates: everything, cut where something is fixed."""
         stretches: list[slice] = []

@@ -57,7 +57,7 @@ class Plan:
                 name
                 for node in members
                 for name, spec in node.layer.param_specs(self.graph.in_shape(node)).items()
-                if spec.trainable and node.layer.trainable
+                if spec.trainable and self.graph.is_trained(node)
             }
             self.trained[run.id] = names
             params = bool(names)

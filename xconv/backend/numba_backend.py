@@ -138,22 +138,28 @@ class NumbaBackend(NumbaNorm):
         n, c = x.shape[:2]
         f, kernel = w.shape[0], w.shape[2:]
         filters = w.reshape(f, -1)
-        size = _block_size(filters.shape[1], out, x.dtype)
+        taps = filters.shape[1]
+        tall = (
+            taps > f <= 128
+        )  # BLAS is faster where the longer side is that of the rows, by up to a third with few filters
+        size = _block_size(taps, out, x.dtype)
         dx = self.empty(x.shape, x.dtype) if need.x else None
 
         def images(start: int, stop: int) -> tuple[Array, Array]:
             col = self.empty((c, *kernel, min(size, stop - start), *out), x.dtype)
             dconv = self.empty((f, min(size, stop - start), *out), x.dtype)
-            dw, part, db = np.zeros(filters.shape, x.dtype), np.empty(filters.shape, x.dtype), np.zeros(f, x.dtype)
+            dw, db = np.zeros((taps, f) if tall else (f, taps), x.dtype), np.zeros(f, x.dtype)
+            part = np.empty_like(dw)
             for first in range(start, stop, size):
                 count = min(size, stop - first)
                 if count < col.shape[3]:
                     col, dconv = _first_part(col, (c, *kernel, count, *out)), _first_part(dconv, (f, count, *out))
                 prologue(dconv, db, first)
-                matrix, maps = col.reshape(filters.shape[1], -1), dconv.reshape(f, -1)
+                matrix, maps = col.reshape(taps, -1), dconv.reshape(f, -1)
                 if need.params:
                     columns.gather(x, col, first, count, *window)
-                    np.dot(maps, matrix.T, out=part)  # (F, count*OH*OW) @ (count*OH*OW, C*KH*KW)
+                    one, other = (matrix, maps) if tall else (maps, matrix)
+                    np.dot(one, other.T, out=part)  # (C*KH*KW, count*OH*OW) @ (count*OH*OW, F), or its transpose
                     dw += part
                 if dx is not None:
                     np.dot(filters.T, maps, out=matrix)  # (C*KH*KW, F) @ (F, count*OH*OW)
@@ -167,7 +173,7 @@ class NumbaBackend(NumbaNorm):
         for more_dw, more_db in parts[1:]:
             dw += more_dw
             db += more_db
-        return dx, dw.reshape(w.shape), db
+        return dx, self.contiguous(dw.T if tall else dw).reshape(w.shape), db
 
     def conv_scratch(
         self, x_shape: tuple[int, ...], w_shape: tuple[int, ...], out: Pair, itemsize: int

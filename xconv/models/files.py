@@ -87,6 +87,7 @@ def load(
             f"{path}: its architecture does not make a network. Received: {type(error).__name__}: {error}"
         ) from error
     known = {str(name) for layer in model.layers for name in (layer.name, type(layer).__name__)}
+    known |= {type(layer.activation).__name__ for layer in model.layers if layer.activation is not None}
     if not set(custom) <= known:
         raise ConfigError(
             f"custom_layers: expected names or kinds of the file's layers, {sorted(known)}. "
@@ -195,7 +196,7 @@ def _layer(entry: dict[str, Any], custom: dict[str, Any]) -> Layer:
     name, kind, config = entry["name"], entry["kind"], dict(entry["config"])
     given = custom.get(name, custom.get(kind) if isinstance(custom.get(kind), type) else None)
     if isinstance(given, Layer):
-        given.name = name
+        given.name, given.trainable = name, bool(entry["trainable"])
         return given
     if given is None and (kind not in REGISTRY or not getattr(REGISTRY[kind], "portable", True)):
         cure = f"{name!r}: the layer" if kind == Lambda.__name__ else f'"{kind}": {kind}'  # a Lambda needs its function
@@ -204,6 +205,10 @@ def _layer(entry: dict[str, Any], custom: dict[str, Any]) -> Layer:
             f"xconv.load(path, custom_layers={{{cure}}}). Received: {sorted(custom) or 'no custom_layers'}"
         )
     cls = given or REGISTRY[kind]
+    inner = config.get("activation")
+    if isinstance(inner, Mapping) and isinstance(custom.get(inner["kind"]), type):
+        made = {key: value for key, value in inner.items() if key != "kind"}
+        config["activation"] = custom[inner["kind"]](**_tuples(made))
     return cls(**_tuples(config), name=name, trainable=bool(entry["trainable"]))
 
 

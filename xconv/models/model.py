@@ -109,7 +109,7 @@ class Model(Objective):
 
     def test_on_batch(self, x: Any, y: Any) -> Any:
         """[loss, *metrics] of one batch, or the loss alone."""
-        return self.evaluate(x, y, batch_size=max(1, len(x)))
+        return self.evaluate(x, y, batch_size=1 << 62)
 
     def _weights(self, ts: Sequence[np.ndarray], by_class: Any, given: Any, what: str) -> np.ndarray | None:
         """A weight for each example, from one for each class, one for each example, or both."""
@@ -137,7 +137,8 @@ class Model(Objective):
         known = range(2) if classes == 1 else range(classes)
         table = np.ones(len(known))
         for label, weight in given.items():
-            if label not in known or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+            number = isinstance(weight, int | float | np.number) and 0 <= weight < math.inf
+            if isinstance(label, bool) or not isinstance(label, int | np.integer) or label not in known or not number:
                 raise ConfigError(
                     f"{what}: class_weight: expected classes from 0 to {known[-1]} with weights >= 0. "
                     f"Received: {described(label)}: {described(weight)}"

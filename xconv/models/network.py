@@ -23,6 +23,7 @@ from xconv.plan import Plan
 from xconv.shapes import as_given, positive
 
 _MAKING = threading.RLock()
+_WHOLE = 1 << 62  # a batch size for all examples at once
 
 
 class Network:
@@ -68,6 +69,7 @@ class Network:
         """What depends on the store or on what is trained is made anew."""
         self._plans: dict[tuple[int, ...] | None, Plan] = {}
         self._params: Parameters | None = None
+        self._whole: Parameters | None = None  # the store's, when this was made
         self._public: Parameters | None = None
         self._gradients: Parameters | None = None
         self._trained: tuple[bool, ...] = ()
@@ -204,8 +206,7 @@ class Network:
         store, layers = self._store, self.graph.layers
         return (
             store is not None
-            and self._params is not None
-            and self._params.backend is store.backend
+            and self._whole is store.parameters
             and all(layer.store is store for layer in layers)
             and self._trained == tuple(layer.trainable for layer in layers)
         )
@@ -219,14 +220,14 @@ class Network:
         self._steps = store.backend.asarray(self._backend.to_numpy(self._steps))
         self._store, self._backend = store, store.backend
         self._trained = tuple(layer.trainable for layer in graph.layers)
-        whole = store.parameters
+        whole = self._whole = store.parameters
         mine = whole if set(whole) == set(graph.specs) else whole.renamed({n: n for n in graph.specs})
         mine.fixed = frozenset(n for n in graph.specs if not self._is_trained(n))
         self._params = mine
 
     def _is_trained(self, name: str) -> bool:
         node, _, spec = self.graph.specs[name]
-        return spec.trainable and self.graph.nodes[node].layer.trainable
+        return spec.trainable and self.graph.is_trained(self.graph.nodes[node])
 
     @property
     def backend(self) -> Backend:
@@ -239,7 +240,9 @@ class Network:
     def to(self, backend: str | Backend) -> Self:
         """Move to another backend, in place, with the weights as they are; returns the model."""
         target = get_backend(backend)
-        if self._store is None:
+        used = self._graph is not None and any(layer.store is not None for layer in self._graph.owners)
+        if self._store is None and not used:
+            self._steps = target.asarray(self._backend.to_numpy(self._steps))
             self._backend = target
         else:
             self._ready().to(target)
@@ -271,8 +274,12 @@ class Network:
         parameters = self._parameters
         if len(weights) != len(parameters):
             raise ConfigError(f"set_weights: expected {len(parameters)} arrays. Received: {len(weights)}")
-        for name, array in zip(parameters, weights, strict=True):
-            parameters[name] = array
+        given = dict(zip(parameters, weights, strict=True))
+        scratch = parameters.like()  # all are tried before any is written
+        for name, array in given.items():
+            scratch[name] = array
+        for name in given:
+            parameters[name] = scratch[name]
 
     def _plan(self, outputs: Sequence[int] | None = None) -> Plan:
         self._ready()
@@ -347,7 +354,7 @@ class Network:
 
     def predict_on_batch(self, x: Any) -> Any:
         """The outputs for one batch."""
-        return self.predict(x, batch_size=max(1, len(x)))
+        return self.predict(x, batch_size=_WHOLE)
 
     def predict(self, x: Any, batch_size: int = 250, *, verbose: Any = 0) -> Any:
         """The outputs for x as NumPy arrays, [N, *output_shape] each (a list where there are several).

@@ -40,14 +40,14 @@ class Objective(Network):
         """Say how it is trained. `loss`, `metrics` and `loss_weights` are as in Keras: one for all outputs, a list in
         their order, or a dict by output name. Without a loss, an earlier call's loss and metrics stay.
         """
-        self.optimizer = optimizers.get(optimizer)
+        rule, asked, found = optimizers.get(optimizer), self._asked, None
         if loss is not None:
-            self._asked = loss, metrics, loss_weights
+            asked = loss, metrics, loss_weights
         elif metrics is not None or loss_weights is not None:
             raise ConfigError("compile: metrics and loss_weights need a loss. Received: loss=None")
-        self._heads = None
-        if self._graph is not None and self._asked[0] is not None:
-            self._compiled("compile")
+        if self._graph is not None and asked[0] is not None:
+            found = heads(self._graph, *asked)
+        self.optimizer, self._asked, self._heads = rule, asked, found  # all or nothing
 
     def _compiled(self, what: str) -> list[Head]:
         if self._asked[0] is None:

@@ -46,11 +46,12 @@ class Sequential(Model):
 
     def add(self, layer: Layer | Tensor | Network) -> None:
         """Put a layer at the end. Weights of those before stay as they are."""
-        self._append(layer)
+        before = list(self._row), self._input
         try:
+            self._append(layer)
             self._build()
         except Exception:
-            self._row.pop()
+            self._row, self._input = before
             raise
 
     def pop(self) -> Any:
@@ -77,8 +78,13 @@ class Sequential(Model):
     def build(self, input_shape: Sequence[int | None]) -> None:
         """Say the shape of the input, where no layer does: of one example, or as Keras has it, (None, 28, 28, 1)."""
         shape = tuple(input_shape)
+        before = self._input
         self._input = Input(shape[1:] if shape[:1] == (None,) else shape, data_format=self._format())  # type: ignore[arg-type]
-        self._build()
+        try:
+            self._build()
+        except Exception:
+            self._input = before
+            raise
 
     def _shaped_by(self, x: Any) -> None:
         if self._input is None and self._row and len(getattr(x, "shape", ())) > 1:

@@ -99,6 +99,7 @@ class Optimizer:
         self._backend: Backend | None = None
         self._hyper: Array = None  # float64[2] on the device: learning rate, steps done
         self._state: dict[str, dict[str, Array]] = {}  # by name, "" for a flat buffer: slot -> array
+        self._layout: dict[str, tuple[int, tuple[int, ...]]] = {}  # of that buffer: where each name begins, its shape
         self._schedule: Schedule | None = None
         self._lr = 0.0
         self.lr = lr
@@ -168,7 +169,7 @@ class Optimizer:
             backend = params.backend
             self._bind(backend)
             parts = params.trained()
-            whole = self._state_of("", params.flat)
+            whole = self._flat_state(params)
             state = [{slot: a[part] for slot, a in whole.items()} for part in parts]
             ps = [params.flat[part] for part in parts]
             if self.clipnorm is None:
@@ -186,6 +187,7 @@ class Optimizer:
             self._bind(backend)
             # Of a number alone a view: the formulas take the learning rate as an array of one entry.
             ps, gs = ([a[name][None] if a[name].ndim == 0 else a[name] for name in names] for a in (params, grads))
+            self._by_name()
             state = [self._state_of(name, p) for name, p in zip(names, ps, strict=True)]
             gs = self._clipped(gs)
         self._hyper[1:] += 1.0
@@ -243,16 +245,49 @@ class Optimizer:
         assert self._backend is not None
         return self._backend.xp
 
+    def _flat_state(self, params: Parameters) -> dict[str, Array]:
+        """The state beside the flat buffer, brought into its layout where it was in another, or by name."""
+        layout = params.layout()
+        moved = self._layout and [*self._layout.values()] != [*layout.values()]
+        if moved or any(name for name in self._state):
+            self._by_name()
+            before, self._state = self._state, {}
+            whole = self._state_of("", params.flat)
+            fits = [n for n in before if n in params and all(a.size == params[n].size for a in before[n].values())]
+            if before and not fits:
+                self._state = before
+                raise ConfigError(
+                    self._of_others(params.flat, next(a for state in before.values() for a in state.values()))
+                )
+            for name in fits:
+                at, shape = layout[name]
+                for slot, array in before[name].items():
+                    whole[slot][at : at + math.prod(shape)] = array.reshape(-1)
+        self._layout = layout
+        return self._state_of("", params.flat)
+
+    def _by_name(self) -> None:
+        """The state beside a flat buffer as that of each of its parameters."""
+        if self._layout and "" in self._state:
+            whole = self._state.pop("")
+            for name, (at, shape) in self._layout.items():
+                part = slice(at, at + math.prod(shape))
+                self._state[name] = {slot: a[part].reshape(shape or (1,)) for slot, a in whole.items()}
+        self._layout = {}
+
+    def _of_others(self, p: Array, state: Any) -> str:
+        return (
+            f"{type(self).__name__}: its state is that of other parameters; give each model its own optimizer, "
+            f"as optimizer.fresh() is. Received: parameters, {described(p)}; state, {described(state)}"
+        )
+
     def _state_of(self, name: str, p: Array) -> dict[str, Array]:
         slots = self._state.setdefault(name, {})
         for slot in self.slots:
             if slot not in slots:
                 slots[slot] = self._xp.zeros_like(p)
             elif (slots[slot].shape, slots[slot].dtype) != (p.shape, p.dtype):
-                raise ConfigError(
-                    f"{type(self).__name__}: its state is that of other parameters; give each model its own optimizer, "
-                    f"as optimizer.fresh() is. Received: parameters, {described(p)}; state, {described(slots[slot])}"
-                )
+                raise ConfigError(self._of_others(p, slots[slot]))
         return slots
 
     def _bind(self, backend: Backend) -> None:
@@ -297,7 +332,7 @@ class Optimizer:
     def fresh(self) -> Optimizer:
         """A new one with the same settings and no memory."""
         twin = object.__new__(type(self))
-        twin.__dict__.update(self.__dict__, _backend=None, _hyper=None, _state={}, steps=0)
+        twin.__dict__.update(self.__dict__, _backend=None, _hyper=None, _state={}, _layout={}, steps=0)
         if twin._schedule is not None:
             twin._lr = twin._scheduled(twin._schedule)
         return twin
