@@ -54,7 +54,7 @@ def load(
     custom_layers: Mapping[str, Any] | None = None,
     compile: bool = True,
 ) -> Model:
-    """The model that `save` wrote, on any backend: a `Sequential` or `Model`, with the names W1, b1, ... where it had them.
+    """The model that `save` wrote, on any backend: a `Sequential` or `Model`, whose parameters have their names.
 
     `custom_layers` maps the kind of your own layers to their class, which is made with the arguments that `config`
     gave; or the name of one layer to a class, or to a ready layer, which a `Lambda` needs. FileError for a file that
