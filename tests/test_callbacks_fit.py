@@ -83,6 +83,17 @@ def test_logs_are_means_of_the_epoch_so_far(net, data):
     assert at_end[0]["loss"] == losses[-1] and at_end[0]["val_loss"] == pytest.approx(net.loss(x[:5], t[:5]), rel=1e-5)
 
 
+def test_the_history_keeps_times_apart_from_what_was_measured(net, data):
+    history = net.fit(*data, batch_size=10, epochs=3, verbose=0)
+    assert list(history.history) == ["loss", "accuracy"]
+    assert sum(history.seconds) == pytest.approx(history.train_seconds) and min(history.seconds) > 0
+    assert history.rates == [len(data[0]) / seconds for seconds in history.seconds] and len(history.rates) == 3
+    rows = list(history.rows())
+    assert [list(row) for row in rows] == [["epoch", "loss", "accuracy", "seconds", "images_per_second"]] * 3
+    assert [row["seconds"] for row in rows] == history.seconds
+    assert [row["images_per_second"] for row in rows] == history.rates
+
+
 def test_early_stopping_gives_the_best_weights_back(net, data):
     weights = []
     keep = LambdaCallback(on_epoch_end=lambda epoch, logs: weights.append(net.get_weights()))

@@ -160,6 +160,22 @@ def test_networks_that_do_not_fit_are_named(run, pictures, tmp_path):
     assert code == 0 and len(one_json_line(out)[0]["classes"]) == 3  # grey becomes colour
 
 
+def test_a_picture_in_place_of_the_network_is_told_as_one(run, trained, pictures):
+    assert "Received: a PNG picture" in mistake(run, "predict", pictures[0], str(trained[0]))
+    assert "Received: a GIF picture" in mistake(run, "evaluate", pictures[3])
+
+
+def test_a_network_of_colours_takes_bright_pictures_as_they_are(run, tmp_path):
+    colour = xconv.Sequential([Flatten(), Dense(10)], input_shape=(8, 8, 3), backend="numpy")
+    colour.compile("sgd", "mse")
+    colour.save(tmp_path / "colour.safetensors")
+    Image.fromarray(np.full((28, 28), 255, np.uint8)).save(tmp_path / "paper.png")
+    code, _, err = run(
+        "predict", str(tmp_path / "colour.safetensors"), str(tmp_path / "paper.png"), "--backend", "numpy"
+    )
+    assert code == 0 and not err
+
+
 def test_a_network_that_was_never_compiled_says_so(run, tmp_path):
     net = xconv.Sequential([Flatten(), Dense(10)], input_shape=(28, 28, 1), backend="numpy")
     net.save(tmp_path / "bare.safetensors")
@@ -183,8 +199,12 @@ def test_what_is_transparent_is_white_and_bright_pictures_are_noticed(run, train
     for name in ("clear.png", "paper.png"):
         code, out, err = run("predict", str(trained[0]), str(tmp_path / name), "--json", "--backend", "numpy")
         assert code == 0 and "--invert" in err
+        assert err.count("\n") == 1 and f"{name} is mostly bright" in err
         found.append(one_json_line(out)[0]["classes"])
     assert found[0] == found[1]
+    both = [str(tmp_path / name) for name in ("paper.png", "clear.png")]
+    _, _, err = run("predict", str(trained[0]), *both, "--json", "--backend", "numpy")
+    assert err.count("\n") == 1 and "2 images, such as" in err
     _, _, err = run("predict", str(trained[0]), str(tmp_path / "paper.png"), "--invert", "--json", "--backend", "numpy")
     assert "--invert" not in err
 

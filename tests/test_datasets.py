@@ -7,8 +7,9 @@ import os
 import numpy as np
 import pytest
 
+import xconv
 from xconv import data
-from xconv.datasets import mnist, mnist_sample
+from xconv.datasets import fashion_mnist, mnist, mnist_sample
 
 
 def test_the_sample_as_keras_gives_it():
@@ -17,6 +18,24 @@ def test_the_sample_as_keras_gives_it():
     found = data.load("mnist-sample")
     assert np.array_equal(x_test, found.x_test[:, 0]) and np.array_equal(y_train, found.t_train)
     assert y_test.shape == (10_000,)
+
+
+def test_what_was_loaded_is_the_callers_own():
+    (x_train, y_train), (x_test, y_test) = mnist_sample.load_data()
+    for array in (x_train, y_train, x_test, y_test):
+        array[...] = 7
+    (x_train, y_train), (x_test, y_test) = xconv.datasets.mnist_sample.load_data()
+    assert x_train.max() == x_test.max() == 255 and y_train.max() == y_test.max() == 9
+
+
+def test_each_is_loaded_by_its_name(monkeypatch):
+    asked = []
+    sample = data.load()
+    monkeypatch.setattr("xconv.data.load", lambda name: asked.append(name) or sample)
+    for one in (mnist, fashion_mnist, mnist_sample):
+        one.load_data()
+    assert asked == ["mnist", "fashion-mnist", "mnist-sample"]
+    assert set(asked) <= set(data.NAMES)
 
 
 @pytest.mark.skipif("XCONV_DATA_DIR" not in os.environ, reason="needs the full MNIST in $XCONV_DATA_DIR")

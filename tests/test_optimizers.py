@@ -351,3 +351,8 @@ def test_apply_can_be_recorded_while_a_schedule_runs(rule, how):
     before = standin.state.transfers
     one.apply(eager, batches[0])
     assert standin.state.transfers == before, "a step meets the host"
+
+
+def test_keras_s_names_of_what_is_here():
+    assert optimizers.Adagrad is optimizers.AdaGrad is type(optimizers.get("Adagrad"))
+    assert optimizers.schedules is xconv.schedules

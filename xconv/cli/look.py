@@ -70,7 +70,13 @@ def predict(file: Path, images: tuple[Path, ...], invert: bool, top: int, backen
     becomes white.
     """
     net = named_or_file(str(file), backend, trained=True)
-    probabilities = _probabilities(net, np.stack([picture(path, net, invert) for path in images]))
+    x = np.stack([picture(path, net, invert) for path in images])
+    if not invert and _channels(net) == 1:
+        bright = [path for path, image in zip(images, x, strict=True) if image.mean() > 0.5]
+        if bright:
+            which = f"{bright[0]} is" if len(bright) == 1 else f"{len(bright)} images, such as {bright[0]}, are"
+            notice(f"{which} mostly bright; MNIST's digits are white on black: --invert turns such images round")
+    probabilities = _probabilities(net, x)
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
     found: list[dict[str, Any]] = [
         {
@@ -96,7 +102,7 @@ def picture(path: Path, net: Model, invert: bool = False) -> np.ndarray:
         raise ShapeError(f"{net.name}: expected a network that takes images. Received: inputs {net.input_shape}")
     last = net.data_format == "channels_last"
     height, width = net.input_shape[:2] if last else net.input_shape[1:]
-    channels = net.input_shape[2 if last else 0]
+    channels = _channels(net)
     modes = {1: "L", 3: "RGB", 4: "RGBA"}
     if channels not in modes:
         raise ShapeError(f"{net.name}: expected 1, 3 or 4 channels. Received: {channels}")
@@ -117,9 +123,11 @@ def picture(path: Path, net: Model, invert: bool = False) -> np.ndarray:
         raise FileError(f"{path}: expected an image that can be read. Received: {reason}") from error
     x = np.asarray(scaled, np.float32).reshape(height, width, channels) / 255
     x = 1 - x if invert else x
-    if channels == 1 and x.mean() > 0.5 and not invert:
-        notice(f"{path} is mostly bright; MNIST's digits are white on black: --invert turns it round")
     return x if last else np.ascontiguousarray(x.transpose(2, 0, 1))
+
+
+def _channels(net: Model) -> int:
+    return net.input_shape[-1 if net.data_format == "channels_last" else 0]
 
 
 def _probabilities(net: Model, x: np.ndarray) -> np.ndarray:
