@@ -56,6 +56,18 @@ def test_models_that_overlap_in_part_have_one_store(backend):
     assert set(pa) == {"h.w", "h.b", "o.w", "o.b"} == set(a.params) and set(pc) == set(c.params)
 
 
+def test_a_backend_that_is_named_holds_and_none_follows():
+    a, b = two()
+    a.predict(X)
+    named = Model(b.inputs, b.outputs, backend="numba")
+    assert named.predict(X).shape == (12, 5) and named.backend.name == a.backend.name == "numba"
+    a.to("numpy")
+    follows = Model(b.inputs, b.outputs)
+    assert follows.predict(X).shape == (12, 5) and follows.backend.name == a.backend.name == "numpy"
+    more = Model(b.inputs, Dense(2, name="new")(b.outputs[0]))
+    assert more.predict(X).shape == (12, 2) and more.backend.name == a.backend.name == "numpy"
+
+
 def test_an_optimizer_keeps_its_state_when_a_second_model_comes(backend):
     ended = []
     for meet in (False, True):

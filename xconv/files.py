@@ -15,6 +15,8 @@ from pathlib import Path
 from xconv.errors import FileError
 
 _STRAY_SECONDS = 3600
+# Suffixes of other formats, which a model is not written under.
+FOREIGN = {".h5": "Keras's", ".hdf5": "Keras's", ".keras": "Keras's", ".pkl": "pickle's", ".pickle": "pickle's"}
 
 
 @contextmanager

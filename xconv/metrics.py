@@ -33,7 +33,7 @@ class Metric:
         t as the loss's `targets` gave them; `from_logits`: y went not yet through the loss's softmax or sigmoid.
         """
         xp = backend.xp
-        if self.loss is not None:
+        if self.loss is not None and type(self) not in _BY_ORDER:
             t = self.loss.as_given(xp, y, t)
             if from_logits and not self.loss.logits:  # else the outputs are logits, and `predict` gives these
                 y = self.loss.probabilities(xp, y)
@@ -54,9 +54,6 @@ class CategoricalAccuracy(Metric):
     def each(self, xp: Any, y: Array, t: Array) -> Array:
         return y.argmax(axis=-1) == _labels(y, t, self.name)
 
-    def total(self, backend: Backend, y: Array, t: Array, from_logits: bool) -> Array:
-        return _sum(self.each(backend.xp, y, t), y.shape[0])  # softmax changes no order
-
 
 class TopKAccuracy(Metric):
     """1 where fewer than k entries of y[N,...,K] exceed the label's; t as for CategoricalAccuracy."""
@@ -69,9 +66,6 @@ class TopKAccuracy(Metric):
         at_label = _labels(y, t, self.name)[..., None] == xp.arange(y.shape[-1])
         value = xp.where(at_label, y, -xp.inf).max(axis=-1, keepdims=True)
         return (~(y <= value)).sum(axis=-1) < self.k  # `~(<=)`: NaN counts against it
-
-    def total(self, backend: Backend, y: Array, t: Array, from_logits: bool) -> Array:
-        return _sum(self.each(backend.xp, y, t), y.shape[0])
 
 
 class BinaryAccuracy(Metric):
@@ -191,6 +185,9 @@ NAMED: dict[str, Callable[[], Metric]] = {
     "mean_absolute_error": MeanAbsoluteError,
 }
 ACCURACY = ("accuracy", "acc")
+# What depends on the order of y alone needs no softmax, and takes targets as the loss holds them. Exactly these: what
+# a subclass computes may well depend on more.
+_BY_ORDER = (CategoricalAccuracy, TopKAccuracy)
 _CLASSES = {**{name.replace("_", ""): name for name in NAMED}, "topkaccuracy": "top_k"}  # of lower-case class names
 _FUNCTIONS = "a function f(xp, y, t), or f(y_true, y_pred) as in Keras"
 

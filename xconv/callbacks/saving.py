@@ -14,9 +14,8 @@ from typing import Any
 from xconv.callbacks.base import Callback
 from xconv.callbacks.monitored import Monitored, number, say
 from xconv.errors import ConfigError, FileError, described
+from xconv.files import FOREIGN
 from xconv.shapes import positive
-
-_FOREIGN = (".h5", ".hdf5", ".keras", ".pkl", ".pickle")  # what model.save refuses, before anything is trained
 
 
 class ModelCheckpoint(Monitored):
@@ -126,7 +125,7 @@ def _checked_path(filepath: Any) -> str:
             "ModelCheckpoint: expected filepath to be a path such as 'best.safetensors' or "
             f"'{{epoch:02d}}-{{val_loss:.2f}}.safetensors'. Received: {described(filepath)} ({error})"
         ) from None
-    if filled.lower().endswith(_FOREIGN):
+    if filled.lower().endswith(tuple(FOREIGN)):  # what model.save refuses, before anything is trained
         end = path.lower().rfind(".weights.h5")
         better = path[:end] if end >= 0 else path[: path.rfind(".")]
         raise ConfigError(

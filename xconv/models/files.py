@@ -13,6 +13,7 @@ import numpy as np
 from xconv import checkpoint, losses, metrics, optimizers
 from xconv.backend import Backend
 from xconv.errors import ConfigError, DTypeError, FileError, ShapeError, XconvError, described
+from xconv.files import FOREIGN
 from xconv.layers import REGISTRY, Input, Lambda, Layer
 from xconv.models.store import filled_store
 from xconv.shapes import as_given
@@ -20,7 +21,6 @@ from xconv.shapes import as_given
 if TYPE_CHECKING:
     from xconv.models.model import Model
 
-_OTHERS = {".h5": "Keras's", ".hdf5": "Keras's", ".keras": "Keras's", ".pkl": "pickle's", ".pickle": "pickle's"}
 _STATE = "training/"  # in front of the names of tensors that are no parameters
 # What a file that was made to harm can bring about while its network is built.
 _BROKEN = (XconvError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
@@ -29,10 +29,10 @@ _BROKEN = (XconvError, LookupError, TypeError, ValueError, AttributeError, Arith
 def save(model: Model, path: str | Path, *, training: bool = True) -> None:
     """Write architecture and parameters, and what `training` needs to go on, atomically."""
     path = Path(path)
-    if path.suffix.lower() in _OTHERS:
+    if path.suffix.lower() in FOREIGN:
         raise ConfigError(
             f"{path}: xconv writes safetensors files; save to {path.with_suffix('.safetensors').name!r}. "
-            f"Received: the suffix {path.suffix!r}, which is {_OTHERS[path.suffix.lower()]}"
+            f"Received: the suffix {path.suffix!r}, which is {FOREIGN[path.suffix.lower()]}"
         )
     told = _training(model) if training else None
     tensors = {**model._parameters.to_numpy(), **(_state(model) if told else {})}
@@ -63,7 +63,7 @@ def load(
     and the same numbers, to the bit on the same backend.
     """
     path = Path(path)
-    if path.suffix.lower() in (".h5", ".hdf5", ".keras") and path.exists():
+    if FOREIGN.get(path.suffix.lower()) == "Keras's" and path.exists():
         raise FileError(
             f"{path}: xconv reads its own safetensors files, not Keras's. Received: the suffix {path.suffix!r}"
         )

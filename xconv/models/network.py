@@ -55,7 +55,7 @@ class Network:
         self.dtype = checks.dtype_name(dtype)
         self.seed = streams.check_seed(seed)
         self.fuse = fuse
-        self._backend = get_backend(backend)
+        self._backend, self._named = get_backend(backend), backend is not None
         self._graph: Graph | None = None
         self._store: Store | None = None
         self._steps = self._backend.asarray(np.zeros(1, np.uint64))  # training steps done, for random streams
@@ -215,7 +215,12 @@ class Network:
         graph = self.graph
         store = self._store
         if store is None or any(layer.store is not store for layer in graph.layers):
-            store = store_of(graph, self.backend, self.dtype, self.seed)
+            used = [layer.store for layer in graph.owners if layer.store is not None]
+            follows = store is None and not self._named and used  # nobody said where: there, where its layers are
+            where = used[0].backend if follows else self.backend
+            first, store = store is None, store_of(graph, where, self.dtype, self.seed)
+            if first and self._named:
+                store.to(where)  # and takes the other models along, as `to` does
         self._forget()
         self._steps = store.backend.asarray(self._backend.to_numpy(self._steps))
         self._store, self._backend = store, store.backend

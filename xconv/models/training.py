@@ -13,7 +13,7 @@ import numpy as np
 from xconv import streams
 from xconv.backend import Array
 from xconv.callbacks import Callback, History, Logs
-from xconv.callbacks.progress import shown
+from xconv.callbacks.progress import READ_EVERY, shown
 from xconv.errors import ConfigError, DataError, NonFiniteError, described
 from xconv.layers import BatchNormalization
 from xconv.optimizers import Optimizer
@@ -21,8 +21,6 @@ from xconv.shapes import positive
 
 if TYPE_CHECKING:
     from xconv.models.model import Model
-
-READ_EVERY = 0.1  # seconds between looks at the loss for NaN: a look waits for the device
 
 
 class Fit:

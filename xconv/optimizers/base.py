@@ -100,6 +100,7 @@ class Optimizer:
         self._hyper: Array = None  # float64[2] on the device: learning rate, steps done
         self._state: dict[str, dict[str, Array]] = {}  # by name, "" for a flat buffer: slot -> array
         self._layout: dict[str, tuple[int, tuple[int, ...]]] = {}  # of that buffer: where each name begins, its shape
+        self._beside: Parameters | None = None  # whose buffer it is
         self._schedule: Schedule | None = None
         self._lr = 0.0
         self.lr = lr
@@ -247,6 +248,8 @@ class Optimizer:
 
     def _flat_state(self, params: Parameters) -> dict[str, Array]:
         """The state beside the flat buffer, brought into its layout where it was in another, or by name."""
+        if params is self._beside and "" in self._state:
+            return self._state_of("", params.flat)
         layout = params.layout()
         moved = self._layout and [*self._layout.values()] != [*layout.values()]
         if moved or any(name for name in self._state):
@@ -263,7 +266,7 @@ class Optimizer:
                 at, shape = layout[name]
                 for slot, array in before[name].items():
                     whole[slot][at : at + math.prod(shape)] = array.reshape(-1)
-        self._layout = layout
+        self._layout, self._beside = layout, params
         return self._state_of("", params.flat)
 
     def _by_name(self) -> None:
@@ -273,7 +276,7 @@ class Optimizer:
             for name, (at, shape) in self._layout.items():
                 part = slice(at, at + math.prod(shape))
                 self._state[name] = {slot: a[part].reshape(shape or (1,)) for slot, a in whole.items()}
-        self._layout = {}
+        self._layout, self._beside = {}, None
 
     def _of_others(self, p: Array, state: Any) -> str:
         return (
@@ -299,7 +302,7 @@ class Optimizer:
             self._place(arrays, backend)
 
     def _place(self, arrays: Mapping[str, Any], backend: Backend) -> None:
-        self._backend, self._state = backend, {}
+        self._backend, self._state, self._beside = backend, {}, None
         for key, array in arrays.items():
             name, _, slot = key.rpartition(":")
             if key == "hyper":
@@ -332,7 +335,7 @@ class Optimizer:
     def fresh(self) -> Optimizer:
         """A new one with the same settings and no memory."""
         twin = object.__new__(type(self))
-        twin.__dict__.update(self.__dict__, _backend=None, _hyper=None, _state={}, _layout={}, steps=0)
+        twin.__dict__.update(self.__dict__, _backend=None, _hyper=None, _state={}, _layout={}, _beside=None, steps=0)
         if twin._schedule is not None:
             twin._lr = twin._scheduled(twin._schedule)
         return twin
