@@ -25,6 +25,7 @@ ROWS = (
     "book",
     "zoo",
     "plots testing",
+    "measure",
     "cli",
     "__main__",
 )

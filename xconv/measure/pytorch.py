@@ -1,0 +1,236 @@
+"""PyTorch on the CPU as a contestant: the same network with the same weights, optimizer and batches."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from importlib.util import find_spec
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+
+from xconv import layers, streams, zoo
+from xconv.backend.threads import default_threads
+from xconv.errors import ConfigError
+from xconv.measure.contestants import BOOK, Data, Entrant, Network, Run, Steps, batches, blas, recipe_of
+from xconv.models import Model
+
+CURE = 'pip install "xconv[bench]", or pip install torch'
+EVALUATED_AT_ONCE = 1000  # test images in a batch
+
+
+def check_installed() -> None:
+    """ConfigError where PyTorch is not."""
+    if find_spec("torch") is None:
+        raise ConfigError(f"to compare with PyTorch it must be installed: {CURE}. Received: no module named torch")
+
+
+def entrants(
+    network: Network, batch_size: int, compiled: bool = False, *, data: Data | None = None, evaluated: bool = False
+) -> dict[str, Entrant]:
+    """Eager in both layouts, and through torch.compile where asked; for steps, or with `data` for whole epochs."""
+    make: Any = PyTorch if data is None else PyTorchRun
+    more = {"network": network} if data is None else {"network": network, "data": data, "evaluated": evaluated}
+    found = {
+        f"PyTorch eager {layout} float32": Entrant(make, batch_size, {"channels_last": last, **more})
+        for layout, last in (("NCHW", False), ("channels_last", True))
+    }
+    if compiled:
+        settings = {"channels_last": False, "compiled": True, **more}
+        found["PyTorch compiled float32"] = Entrant(make, batch_size, settings)
+    return found
+
+
+class _Built:
+    """Network, optimizer and loss, in one of PyTorch's memory formats."""
+
+    def __init__(self, network: Network, channels_last: bool, compiled: bool) -> None:
+        import torch
+
+        if compiled and not any(map(shutil.which, ("g++", "clang++", "c++", "cl"))):
+            raise ConfigError("torch.compile needs a C++ compiler (g++ or clang++). Received: none on PATH")
+        torch.set_num_threads(default_threads())
+        self.torch = torch
+        self.layout = torch.channels_last if channels_last else torch.contiguous_format
+        self.source = network.build("numpy")
+        self.net = torch_net(torch, self.source).to(memory_format=self.layout)
+        self.rule = lambda: torch_optimizer(torch, self.net, network.recipe)
+        self.optimizer = self.rule()
+        self.run = torch.compile(self.net) if compiled else self.net
+        self.loss_of = torch.nn.CrossEntropyLoss()
+        products = [name for name in ("mkl", "mkldnn") if getattr(torch.backends, name).is_available()]
+        self.about = {"threads": torch.get_num_threads(), "blas": f"PyTorch's own: {', '.join(products)}"}
+
+    def place(self, x: np.ndarray) -> Any:
+        """Images as a tensor of the memory format."""
+        return self.torch.from_numpy(x).contiguous(memory_format=self.layout)
+
+
+class PyTorch(Steps):
+    """Float32, in either memory format, eager or through its compiler."""
+
+    def __init__(
+        self, batch_size: int, channels_last: bool = False, compiled: bool = False, network: Network | None = None
+    ) -> None:
+        built = _Built(network or Network(BOOK, recipe_of(BOOK)), channels_last, compiled)
+        self.built, self.compiled = built, compiled
+        net, run, torch = built.net, built.run, built.torch
+        placed = [
+            (built.place(x), torch.from_numpy(t)) for x, t in zip(*batches(batch_size, built.source), strict=True)
+        ]
+        turn = cycle(range(len(placed)))
+
+        def train() -> None:
+            net.train()
+            x, t = placed[next(turn)]
+            built.optimizer.zero_grad()
+            built.loss_of(run(x), t).backward()
+            built.optimizer.step()
+
+        @torch.inference_mode()
+        def infer() -> Any:
+            net.eval()
+            return run(placed[next(turn)][0])
+
+        @torch.inference_mode()
+        def loss() -> float:
+            net.eval()
+            x, t = placed[0]
+            return float(built.loss_of(net(x), t))
+
+        self.train, self.infer, self.loss, self.about = train, infer, loss, built.about
+
+    def forget_training(self) -> None:
+        if self.compiled:  # for this very network and batch, so that no compilation is measured
+            self.train()
+            self.built.optimizer.zero_grad()
+            self.built.optimizer = self.built.rule()
+
+
+class PyTorchRun(Run):
+    """The loop that `fit` is, as it is well written in PyTorch: the images in one tensor, batches gathered from it,
+    loss and hits summed without waiting. The shuffles are xconv's, so that both networks live the same life.
+    """
+
+    def __init__(
+        self,
+        batch_size: int,
+        network: Network,
+        data: Data,
+        channels_last: bool = False,
+        compiled: bool = False,
+        evaluated: bool = False,
+    ) -> None:
+        self.built = _Built(network, channels_last, compiled)
+        x, t, x_test, t_test = data.arrays(self.built.source)
+        place, tensor = self.built.place, self.built.torch.from_numpy
+        self.x, self.t, self.test = place(x), tensor(np.array(t)), (place(x_test), tensor(np.array(t_test)))
+        self.batch_size, self.evaluated, self.epochs = batch_size, evaluated, 0
+        self.told: dict[str, float] = {}
+
+    def ready(self) -> dict[str, Any]:
+        """A step of either batch size, without an update, then an evaluation: all that is compiled, is now."""
+        start, net = time.perf_counter(), self.built.net
+        kept = {name: value.clone() for name, value in net.state_dict().items()}
+        net.train()
+        for size in {self.batch_size, len(self.x) % self.batch_size or self.batch_size}:
+            for _ in range(2):
+                self.built.loss_of(self.built.run(self.x[:size]), self.t[:size]).backward()
+        self.built.optimizer.zero_grad()
+        if self.evaluated:
+            self._evaluate()
+        net.load_state_dict(kept)
+        return {"pools": blas(), **self.built.about, "compile_seconds": round(time.perf_counter() - start, 3)}
+
+    def epoch(self) -> float:
+        torch, built = self.built.torch, self.built
+        built.net.train()
+        n = len(self.x)
+        order = torch.from_numpy(streams.permutation(0, self.epochs + 1, n))
+        loss_sum, hits = torch.zeros(()), torch.zeros((), dtype=torch.int64)
+        for first in range(0, n, self.batch_size):
+            chosen = order[first : first + self.batch_size]
+            x, t = self.x[chosen].contiguous(memory_format=built.layout), self.t[chosen]
+            built.optimizer.zero_grad()
+            logits = built.run(x)
+            loss = built.loss_of(logits, t)
+            loss.backward()
+            built.optimizer.step()
+            loss_sum += loss.detach() * len(t)
+            hits += (logits.detach().argmax(1) == t).sum()
+        self.told = {"last_loss": float(loss_sum) / n, "accuracy": float(hits) / n}
+        if self.evaluated:
+            self.told["accuracy"] = self._evaluate()
+        self.epochs += 1
+        return 0.0
+
+    def _evaluate(self) -> float:
+        """Loss and accuracy on the test images, as `fit` gives them; the accuracy."""
+        torch, built = self.built.torch, self.built
+        x, t = self.test
+        built.net.eval()
+        loss, hits = 0.0, 0
+        with torch.inference_mode():
+            for first in range(0, len(x), EVALUATED_AT_ONCE):
+                part = t[first : first + EVALUATED_AT_ONCE]
+                logits = built.run(x[first : first + EVALUATED_AT_ONCE])
+                loss += float(built.loss_of(logits, part)) * len(part)
+                hits += int((logits.argmax(1) == part).sum())
+        return hits / len(x)
+
+    def last(self) -> dict[str, Any]:
+        return self.told
+
+
+def torch_optimizer(torch: Any, net: Any, recipe: zoo.Recipe) -> Any:
+    """The same rule with the same settings."""
+    rules = {
+        "adagrad": lambda p: torch.optim.Adagrad(p, recipe.lr, eps=1e-7),
+        "adam": lambda p: torch.optim.Adam(p, recipe.lr, eps=1e-7),
+        "rmsprop": lambda p: torch.optim.RMSprop(p, recipe.lr, alpha=0.9, eps=1e-7),
+    }
+    return rules[recipe.optimizer](net.parameters())
+
+
+def torch_net(torch: Any, net: Model) -> Any:
+    """The network in PyTorch's own layers, with the same weights; a final softmax is left to the loss."""
+    nn = torch.nn
+    own = {net.aliases.get(name, name): array for name, array in net.params.to_numpy().items()}
+    modules: list[Any] = []
+    turned: tuple[int, ...] | None = None  # (C, H, W) of what was flattened as H, W, C
+
+    def put(module: Any, **values: np.ndarray) -> None:
+        with torch.no_grad():
+            for name, value in values.items():
+                getattr(module, name).copy_(torch.from_numpy(np.array(value)))
+        modules.append(module)
+
+    for node in net.graph.nodes:
+        layer, shape = node.layer, net.graph.in_shape(node)
+        if isinstance(layer, layers.Conv2D):
+            top, _, left, _ = layer.pads(shape)
+            conv = nn.Conv2d(shape[0], layer.filters, layer.kernel_size, layer.strides, (top, left))
+            put(conv, weight=own[f"{layer.name}.w"], bias=own[f"{layer.name}.b"])
+        elif isinstance(layer, layers.BatchNormalization):
+            put(nn.BatchNorm2d(shape[0], layer.epsilon, 1 - layer.momentum))
+        elif isinstance(layer, layers.Dense):
+            w = own[f"{layer.name}.w"]
+            if turned is not None:
+                channels, height, width = turned
+                w = w.reshape(height, width, channels, -1).transpose(2, 0, 1, 3).reshape(w.shape)
+                turned = None
+            put(nn.Linear(*w.shape), weight=w.T, bias=own[f"{layer.name}.b"])
+        elif isinstance(layer, layers.Flatten):
+            turned = shape if net.data_format == "channels_last" else None
+            put(nn.Flatten())
+        elif not isinstance(layer, layers.Softmax):
+            put(_plain(nn, layer))
+    return nn.Sequential(*modules)
+
+
+def _plain(nn: Any, layer: layers.Layer) -> Any:
+    """A layer without weights."""
+    if isinstance(layer, layers.MaxPool2D):
+        return nn.MaxPool2d(layer.pool_size, layer.strides)
+    return nn.Dropout(layer.rate) if isinstance(layer, layers.Dropout) else nn.ReLU()
