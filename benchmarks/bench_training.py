@@ -9,7 +9,8 @@ machine that others use too its load has changed meanwhile.
 from __future__ import annotations
 
 import pytest
-from contestants import Xconv
+
+from xconv.measure.contestants import Xconv
 
 BATCH = 100
 

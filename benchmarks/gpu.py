@@ -20,10 +20,11 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from contestants import BATCHES, LR, Xconv, batches, torch_net
 from machine import about, about_lines, table, write_json
 
 import xconv
+from xconv.measure.contestants import BOOK, Network, Xconv, batches, recipe_of
+from xconv.measure.pytorch import torch_net, torch_optimizer
 
 WARM_STEPS = 20  # compilation, cuDNN's and the memory pools' first steps
 TASKS = ("train", "infer")
@@ -33,11 +34,12 @@ class TorchGPU:
     """PyTorch eager on the GPU; `tf32` says whether its convolutions may use TF32."""
 
     def __init__(self, torch: Any, batch_size: int, tf32: bool) -> None:
-        net = torch_net(torch).to("cuda")
-        optimizer = torch.optim.Adagrad(net.parameters(), lr=LR, eps=1e-7)
+        source = Network(BOOK, recipe_of(BOOK)).build("numpy")
+        net = torch_net(torch, source).to("cuda")
+        optimizer = torch_optimizer(torch, net, recipe_of(BOOK))
         loss_of = torch.nn.CrossEntropyLoss()
-        turn = cycle(range(BATCHES))
-        xs, ts = (torch.from_numpy(a) for a in batches(batch_size))
+        xs, ts = (torch.from_numpy(a) for a in batches(batch_size, source))
+        turn = cycle(range(len(xs)))
         placed = [(x.to("cuda"), t.to("cuda")) for x, t in zip(xs, ts, strict=True)]
 
         def train() -> None:

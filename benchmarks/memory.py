@@ -20,23 +20,12 @@ from typing import Any
 import numpy as np
 from machine import about, about_lines, table, write_json
 
+from xconv.measure.memory import STATUS, forget_peak
+from xconv.measure.memory import resident_mb as resident
+
 IMAGES = 60_000
 CALLS = 10_000
 CALL_SIZE = 10  # images in one predict call
-STATUS = Path("/proc/self/status")
-
-
-def resident(field: str) -> float:
-    """MB: "VmRSS" is what the process holds now, "VmHWM" the most it has held since `forget_peak`."""
-    for line in STATUS.read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) / 1000
-    raise LookupError(field)
-
-
-def forget_peak() -> None:
-    """The peak starts again from now (the kernel's own switch for it)."""
-    Path("/proc/self/clear_refs").write_text("5")
 
 
 def measure(backend: str, kind: str) -> dict[str, Any]:

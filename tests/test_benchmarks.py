@@ -1,4 +1,4 @@
-"""The benchmarks' own pieces: a peer that computed something else would be no peer."""
+"""The book's algorithm as a peer: one that computed something else would be no peer."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 import xconv
+from xconv import zoo
+from xconv.measure.contestants import Xconv, recipe_of
 from xconv.optimizers import AdaGrad
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -77,74 +79,19 @@ def test_book_columns_are_xconvs(book, kernel, stride, pad):
     np.testing.assert_allclose(book.col2im(col, x.shape, kernel, kernel, stride, pad), back, rtol=1e-13)
 
 
-@pytest.mark.parametrize("name", ["simple-convnet", "keras-mnist", "mnist-dropout", "vgg16-bn-cifar10"])
-def test_pytorch_starts_as_the_same_network(load, name):
-    torch = pytest.importorskip("torch")
-    contestants = load("contestants")
-    model = contestants.network(name, "numpy")
-    x, t = (part[0] for part in contestants.batches(3, name))
-    with torch.inference_mode():
-        theirs = contestants.torch_net(torch, name).eval()(torch.from_numpy(x)).numpy()
-    mine = x if model.data_format == "channels_first" else x.transpose(0, 2, 3, 1)
-    ours = model.predict(mine)
-    if model.graph.nodes[-1].hidden:  # probabilities
-        theirs = np.exp(theirs - theirs.max(axis=1, keepdims=True))
-        theirs /= theirs.sum(axis=1, keepdims=True)
-    assert np.abs(theirs - ours).max() <= 1e-5 * np.abs(ours).max()
-    assert model.loss(mine, t) > 0
+def test_the_book_competes_from_the_same_weights_and_batches(load):
+    """After the same steps it has the loss that xconv has."""
+    theirs = load("contestants").book(20)["book float64"]().ready()
+    ours = Xconv(20, "numpy", "float64").ready()
+    assert theirs["first_loss"] == pytest.approx(ours["first_loss"], rel=1e-6)  # the book's logarithm of x + 1e-7
 
 
-def test_ratios_pair_the_turns_of_a_round(load):
+def test_every_network_has_its_targets(load):
     peers = load("peers")
-    results = {
-        "xconv numpy float32": {"train": [1.0, 2.0, 4.0]},
-        "book float32": {"train": [3.0, 4.0, 20.0]},
-        "xconv numba float32": {"error": "none here"},
-    }
-    assert peers.ratio(results, "train", ("book float32",), "xconv numpy float32") == {
-        "median": 3.0,
-        "least": 2.0,
-        "most": 5.0,
-        "best_turns": 3.0,
-    }
-    assert [row["target"] for row in peers.ratios(results, "simple-convnet")] == [
-        1.2
-    ]  # what did not run is not in the report
-
-
-def test_ratios_take_the_better_peer_of_the_whole_run(load):
-    peers = load("peers")
-    results = {"a": {"train": [9.0, 1.0, 9.0]}, "b": {"train": [8.0, 8.0, 8.0]}, "ours": {"train": [4.0, 4.0, 4.0]}}
-    assert peers.ratio(results, "train", ("a", "b"), "ours")["median"] == 2.0
-
-
-class Pipe:
-    """A contestant that answers with the next of `answers`: (median seconds, processor seconds used)."""
-
-    def __init__(self, *answers):
-        self.answers = list(answers)
-
-    def send(self, request):
-        pass
-
-    def recv(self):
-        return self.answers.pop(0)
-
-
-def test_a_disturbed_turn_is_repeated_while_patience_lasts(load, monkeypatch):
-    peers = load("peers")
-    monkeypatch.setattr(peers, "PAUSE", 1e-3)
-    seen = iter([0.0, 1e6, 1e6, 1e6])  # others used a million seconds during the first turn, none in the second
-    monkeypatch.setattr(peers, "busy_seconds", lambda: next(seen))
-    referee = peers.Referee(patience=60)
-    assert referee.turn(Pipe((3.0, 0.0), (2.0, 0.0)), "train", 0.0) == 2.0
-    assert (referee.turns, referee.disturbed) == (1, 0)
-
-
-def test_a_disturbed_turn_that_is_kept_is_counted(load, monkeypatch):
-    peers = load("peers")
-    seen = iter([0.0, 1e6])
-    monkeypatch.setattr(peers, "busy_seconds", lambda: next(seen))
-    referee = peers.Referee(patience=0)
-    assert referee.turn(Pipe((3.0, 0.0)), "train", 0.0) == 3.0
-    assert (referee.turns, referee.disturbed) == (1, 1)
+    assert list(peers.DEMANDS) == list(zoo.ZOO)
+    for name, asked in peers.DEMANDS.items():
+        found = {**peers.entrants(peers.Network(name, recipe_of(name)), 8, ["numpy", "numba"])}
+        known = {*found, *peers.TORCH}
+        for demand in asked:
+            assert {*demand.slower, demand.faster} <= known
+            assert set(demand.targets) <= {"train", "infer", "fit", "book", "memory"}

@@ -80,7 +80,8 @@ def main(context: click.Context) -> None:
       xconv train --data mnist --out run
       xconv summary keras-mnist
       xconv predict run/model.safetensors digit.png
-      xconv bench --backend numpy
+      xconv bench --peer torch          training and prediction beside PyTorch
+      xconv bench --sweep batch         what an image costs as batches grow
       xconv backends
     """
     if context.invoked_subcommand is None:

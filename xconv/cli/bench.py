@@ -97,10 +97,14 @@ def bench(
     either = {"--rounds": rounds, "--seconds": seconds, "--out": out}
     if sweep is not None:
         _refuse({"--steps": steps, **only_peer}, "does not go with --sweep")
-    elif peer is not None:
-        _refuse({"--steps": steps, "--sizes": sizes}, "does not go with --peer alone")
     else:
-        _refuse({**only_peer, "--sizes": sizes, **either}, "needs --peer torch or --sweep")
+        _refuse({"--sizes": sizes}, "needs --sweep")
+    if peer is not None:
+        _refuse({"--steps": steps}, "does not go with --peer")
+        _refuse({"--data": data if task in (None, "step") else None}, "needs --task fit or --task book")
+    elif sweep is None:
+        _refuse(only_peer, "needs --peer torch")
+        _refuse(either, "needs --peer torch or --sweep")
     how: dict[str, Any] = {"rounds": rounds, "seconds": 0.3 if seconds is None else seconds, "out": out}
     how["as_json"] = as_json
     if sweep is not None:

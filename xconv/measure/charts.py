@@ -17,6 +17,7 @@ OTHER, INK = "#5f6368", "#3c4043"
 def comparison(path: Path, whole: Mapping[str, Any]) -> None:
     """A panel of bars for each task, images per second, and one for the memory of a step where it was measured."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     names = list(whole["contestants"])
     ran = {short(name, names): row for name, row in whole["contestants"].items() if "error" not in row}
@@ -47,6 +48,7 @@ def comparison(path: Path, whole: Mapping[str, Any]) -> None:
             axes.annotate(figures, (end, y), (4, 0), textcoords="offset points", va="center", fontsize=9)
         axes.set_xlim(0, 1.2 * high.max())
         axes.set_xlabel(name, fontsize=9)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.tick_params(labelsize=9)
         axes.spines[["top", "right"]].set_visible(False)
@@ -56,38 +58,39 @@ def comparison(path: Path, whole: Mapping[str, Any]) -> None:
 def growth(path: Path, result: Mapping[str, Any]) -> None:
     """Time and memory of an image against size, both axes logarithmic, beside the growth of the arithmetic."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter
 
-    figure = Figure(figsize=(10.5, 4.4), dpi=120, layout="constrained")
+    figure = Figure(figsize=(10.5, 5.0), dpi=120, layout="constrained")
     figure.suptitle(f"{result['title']}; {result['cpu']}", fontsize=11)
-    axes = figure.subplots(1, 2)
+    time, memory = figure.subplots(1, 2)
     sizes: list[int] = result["sizes"]
     for name in result["names"]:
         rows = [row for row in result["rows"] if row["name"] == name]
         at, colour = [row["size"] for row in rows], COLOURS.get(name.split()[0], OTHER)
-        label = name.removesuffix(" float32")
+        look = {"color": colour, "marker": "o", "markersize": 4.5}
         for task, style, face in (("train", "-", colour), ("infer", "--", "white")):
             values = [row[f"{task}_ms_per_image"] for row in rows]
-            axes[0].plot(
-                at, values, style, color=colour, marker="o", ms=4.5, mfc=face, label=f"{label}, {TITLES[task]}"
-            )
+            label = f"{name.removesuffix(' float32')}, {TITLES[task]}"
+            time.plot(at, values, style, mfc=face, label=label, **look)
         remembered = [(row["size"], row["mb_per_image"]) for row in rows if row["mb_per_image"]]
         if remembered:
-            axes[1].plot(*zip(*remembered, strict=True), color=colour, marker="o", ms=4.5, label=label)
+            memory.plot(*zip(*remembered, strict=True), **look)
     ideal = result["arithmetic_ms_per_image"]
-    axes[0].plot(sizes, ideal, ":", color=OTHER, lw=1.6, label=result["ideal"], zorder=0)
-    axes[0].set_ylabel("ms per image")
-    axes[1].set_ylabel("MB per image that a training step adds")
-    for axis in axes:
-        axis.set_xscale("log")
-        axis.set_yscale("log")
-        axis.set_xticks(sizes, [str(size) for size in sizes])
-        axis.xaxis.set_minor_formatter(NullFormatter())
-        axis.minorticks_off()
-        axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-        axis.set_xlabel(result["axis_label"])
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
-        if axis.get_legend_handles_labels()[0]:
-            axis.legend(frameon=False, fontsize=8.5)
+    time.plot(sizes, ideal, ":", color=OTHER, lw=1.8, label=result["ideal"], zorder=0)
+    time.set_title("time: ms per image", loc="left", fontsize=10)
+    memory.set_title("memory: MB per image that a training step adds", loc="left", fontsize=10)
+    for axes in (time, memory):
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xticks(sizes, [str(size) for size in sizes])
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.xaxis.set_minor_locator(LogLocator(subs=()))
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel(result["axis_label"])
+        axes.tick_params(labelsize=9)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     figure.savefig(path, format="png")

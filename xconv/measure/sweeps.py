@@ -14,7 +14,7 @@ from xconv.measure.contestants import Entrant, Network, arithmetic
 from xconv.measure.machine import about, about_lines
 from xconv.measure.memory import added_mb
 from xconv.measure.referee import Referee, Say, compete
-from xconv.measure.tables import table
+from xconv.measure.tables import count, table
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def sweep(
         "disturbed_turns": referee.disturbed,
         "sizes": list(work),
         "names": list(dict.fromkeys(row["name"] for row in rows)),
-        "multiply_adds_per_image": [int(w) for w in work.values()],
+        "work": [w / next(iter(work.values())) for w in work.values()],  # of an image and a thread, first size 1
         "arithmetic_ms_per_image": [best * w for w in work.values()],
         "rows": rows,
         "errors": {name: row["error"] for name, row in results.items() if "error" in row},
@@ -148,7 +148,7 @@ def _compare_with_arithmetic(rows: list[dict[str, Any]], work: Mapping[int, floa
 
 def report(result: Mapping[str, Any]) -> str:
     """The sweep for reading."""
-    lines = [about_lines(dict(result)), f"{result['title']}, {result['rounds']} rounds"]
+    lines = [about_lines(dict(result)), f"{result['title']}, {count(result['rounds'], 'round')}"]
     for name in result["names"]:
         rows = [
             [
@@ -169,7 +169,8 @@ def report(result: Mapping[str, Any]) -> str:
         ]
         head = [result["sweep"], "train ms", "ms/image", "over best", "predict ms", "ms/image", "over best"]
         lines += ["", name, "", table([*head, "step adds MB", "MB/image"], rows)]
-    lines += ["", f"over best: time for the same arithmetic, over the least of the column. {result['axis_label']}."]
+    lines += ["", f"{result['sweep']}: {result['axis_label']}"]
+    lines += ["over best: time for the same arithmetic, over the least of the column"]
     lines += [f"{name} was not measured: {error}" for name, error in result["errors"].items()]
     if result["disturbed_turns"]:
         lines.append(f"{result['disturbed_turns']} of {result['turns']} turns were disturbed by other programs.")

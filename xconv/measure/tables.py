@@ -35,6 +35,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([line(head), line(rule), *(line(row) for row in rows)])
 
 
+def count(n: int, noun: str) -> str:
+    """ "1 round", "2 rounds"."""
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
 def duration(seconds: float) -> str:
     """ "3.21 s", "5.41 ms", "0.054 ms"."""
     ms = seconds * 1e3
@@ -71,8 +76,7 @@ def _heading(whole: Mapping[str, Any]) -> str:
     parts = [whole["model"], f"batch {whole['batch_size']}"]
     if "data" in whole:
         parts.append(f"{whole['images']:,} images of {whole['data']}, no callbacks")
-    unit = "epochs, in turns" if "data" in whole else "rounds"
-    return ", ".join([*parts, f"{whole['rounds']} {unit}"])
+    return ", ".join([*parts, count(whole["rounds"], "epoch" if "data" in whole else "round")])
 
 
 def _task_table(task: str, whole: Mapping[str, Any], ran: Mapping[str, Any]) -> str:
