@@ -144,7 +144,7 @@ class Backend(BatchNormAndDropout):
         dilation: Pair = (1, 1),
         activation: str | None = None,
         groups: int = 1,
-    ) -> tuple[Array, ConvSaved]:
+    ) -> tuple[Array, Any]:
         """x[N,C,H,W], w[F,C/groups,KH,KW], b[F] -> y[N,F,OH,OW]; `activation` is None or "relu".
 
         im2col and one matrix product (Chellapilla et al. 2006; Deep Learning from Scratch, section 7.4). With `groups`,
@@ -162,7 +162,7 @@ class Backend(BatchNormAndDropout):
         return y, ConvSaved(x, w, y if activation else None, stride, pads, dilation)
 
     def conv2d_backward(
-        self, dy: Array, saved: ConvSaved, need: Need = EVERYTHING
+        self, dy: Array, saved: Any, need: Need = EVERYTHING
     ) -> tuple[Array | None, Array | None, Array | None]:
         """dy[N,F,OH,OW] -> dx[N,C,H,W], dw[F,C/groups,KH,KW], db[F]."""
         if saved.groups != 1:
@@ -192,7 +192,7 @@ class Backend(BatchNormAndDropout):
         dilation: Pair,
         activation: str | None,
         groups: int,
-    ) -> tuple[Array, ConvSaved]:
+    ) -> tuple[Array, Any]:
         """conv2d group by group, on every backend. Right for any `groups`, C (depthwise) too, but one call a group is
         not the fast way to do that.
         """
@@ -207,7 +207,7 @@ class Backend(BatchNormAndDropout):
         return y, ConvSaved(x, w, y if activation else None, stride, pads, dilation, groups)
 
     def _grouped_conv2d_backward(
-        self, dy: Array, saved: ConvSaved, need: Need
+        self, dy: Array, saved: Any, need: Need
     ) -> tuple[Array | None, Array | None, Array | None]:
         x, w, y, stride, pads, dilation, groups = saved
         dx = self.empty(x.shape, x.dtype) if need.x else None
@@ -253,14 +253,14 @@ class Backend(BatchNormAndDropout):
 
     def conv2d_relu_max_pool(
         self, x: Array, w: Array, b: Array, stride: Pair, pads: Pads, pool_kernel: Pair, pool_stride: Pair
-    ) -> tuple[Array, ConvPoolSaved]:
+    ) -> tuple[Array, Any]:
         """conv2d, ReLU and an unpadded max_pool in one: x[N,C,H,W] -> y[N,F,PH,PW]."""
         conv, _ = self.conv2d(x, w, b, stride, pads, activation="relu")
         y, argmax = self.max_pool(conv, pool_kernel, pool_stride, (0, 0, 0, 0))
         return y, ConvPoolSaved(x, w, y, argmax, stride, pads, pool_kernel, pool_stride)
 
     def conv2d_relu_max_pool_backward(
-        self, dy: Array, saved: ConvPoolSaved, need: Need = EVERYTHING
+        self, dy: Array, saved: Any, need: Need = EVERYTHING
     ) -> tuple[Array | None, Array | None, Array | None]:
         """dy[N,F,PH,PW] -> dx, dw, db, as conv2d_backward."""
         x, w, y, argmax, stride, pads, pool_kernel, pool_stride = saved

@@ -51,3 +51,12 @@ class NumbaTeam(NumpyBackend):
         """function(*lines, *then) with the arrays of one axis cut into a slice a thread."""
         parts = self.team.ranges(lines[0].size, lines[0].size)
         self.team.each(function, [(*(line[i:j] for line in lines), *then) for i, j in parts])
+
+    @staticmethod
+    def _summed(parts: list[tuple[Array, Array]]) -> tuple[Array, Array]:
+        """dw and db of all threads together."""
+        (dw, db), *others = parts
+        for more_dw, more_db in others:
+            dw += more_dw
+            db += more_db
+        return dw, db

@@ -1,0 +1,224 @@
+"""Convolution without columns, with ReLU and, where one follows, max-pooling. N, C, H, W images; F filters.
+
+A block of images lies channels-last and padded in a scratch array that stays in cache, so that what one output sees is
+KH stretches of KW*C neighbours, and all F filters of an output are neighbours too. `offsets` say where in the block
+each output's stretches begin; with pooling there are T outputs in a window, and only the largest leaves the registers.
+
+Behind a ReLU most of dy is zero, and behind max-pooling three quarters of the rest: the way back visits, filter by
+filter, those outputs alone through which something flows. That saves more than any arrangement of the full product.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from xconv.kernels.cpu.jit import jit
+from xconv.kernels.cpu.vectors import (
+    BYTES,
+    ROWS,
+    SHUT,
+    add_products,
+    collect,
+    spread_products,
+    tile,
+    transpose,
+    window_maximum,
+)
+
+
+@jit
+def to_block(x, block, first, count, y0, x0):
+    """block[k, i, j, c] = x[first + k, c, y0 + i, x0 + j], outside the image 0; x[N,C,H,W], block[B,HB,WB,C]."""
+    _, c, h, w = x.shape
+    _, hb, wb, _ = block.shape
+    lanes = BYTES // x.itemsize
+    lo, hi = max(0, -x0), min(wb, w - x0)
+    for k in range(count):
+        for i in range(hb):
+            if not 0 <= y0 + i < h:
+                block[k, i] = 0
+                continue
+            block[k, i, :lo] = 0
+            block[k, i, hi:] = 0
+            line, target = (((first + k) * c) * h + y0 + i) * w + x0, (k * hb + i) * wb * c
+            if c == 1:
+                source = x[first + k, 0, y0 + i, x0 + lo :]
+                for j in range(hi - lo):
+                    block[k, i, lo + j, 0] = source[j]
+                continue
+            for ch in range(0, c, lanes):
+                for j in range(lo, hi, lanes):
+                    rows, columns = min(lanes, c - ch), min(lanes, hi - j)
+                    transpose(x, line + ch * h * w + j, h * w, block, target + j * c + ch, c, rows, columns, False)
+
+
+@jit
+def from_block(block, dx, first, count, y0, x0):
+    """The transpose of to_block: dx[first + k, c, y0 + i, x0 + j] += block[k, i, j, c]."""
+    _, c, h, w = dx.shape
+    _, hb, wb, _ = block.shape
+    lanes = BYTES // dx.itemsize
+    lo, hi = max(0, -x0), min(wb, w - x0)
+    for k in range(count):
+        for i in range(max(0, -y0), min(hb, h - y0)):
+            line, source = (((first + k) * c) * h + y0 + i) * w + x0, (k * hb + i) * wb * c
+            for ch in range(0, c, lanes):
+                for j in range(lo, hi, lanes):
+                    rows, columns = min(lanes, hi - j), min(lanes, c - ch)
+                    transpose(block, source + j * c + ch, c, dx, line + ch * h * w + j, h * w, rows, columns, True)
+
+
+@jit
+def forward(x, w, b, y, chosen, windows, taps, ks, shape, place, first, last):
+    """x[N,C,H,W], w[FB,K,L], b[FB*L] -> y[N,F,PH*PW] and chosen uint8[N,PH*PW,F], for images first..last.
+
+    `chosen` is which output of its window was the largest, SHUT where ReLU lets none through. w holds K = KH*KW*C lines
+    of L filters in each of FB blocks. Entry k of what output t of window q sees lies in a block at windows[q] + taps[t] +
+    ks[k]; all are int64. `shape` is (images, rows of windows, input rows, input columns) of a block; `place` is (windows
+    in a row, input rows from one row of windows to the next, top and left padding).
+    """
+    images, band, hb, wb = shape
+    across, step, top, left = place
+    _, n_filters, size = y.shape
+    n_taps = taps.size
+    n_lines, width = w.shape[1], w.shape[2]
+    lanes = BYTES // x.itemsize
+    vectors = width // lanes
+    group = ROWS  # windows whose outputs fill whole tiles
+    while group > 1 and group // 2 * n_taps % ROWS == 0:
+        group //= 2
+    high = size // across
+    block = np.empty((images, hb, wb, x.shape[1]), x.dtype)
+    rows = np.zeros((windows.size + group) * n_taps, np.int64)
+    for q in range(windows.size):
+        for t in range(n_taps):
+            rows[q * n_taps + t] = windows[q] + taps[t]
+    acc = np.empty((group * n_taps, width), x.dtype)
+    best, where = np.empty((windows.size + group, width), x.dtype), np.empty((windows.size + group, width), np.uint8)
+    for start in range(first, last, images):
+        count = min(images, last - start)
+        for row in range(0, high, band):
+            to_block(x, block, start, count, row * step - top, -left)
+            per_image, p0 = min(band, high - row) * across, row * across
+            for fb in range(w.shape[0]):
+                f0 = fb * width
+                filters = min(width, n_filters - f0)
+                for q0 in range(0, count * per_image, group):
+                    for i in range(0, group * n_taps, ROWS):
+                        tile(acc, i * width, block, 0, rows, q0 * n_taps + i, ks, w, fb * n_lines * width, width)
+                    for i in range(group):
+                        at = (q0 + i) * width
+                        window_maximum(acc, i * n_taps * width, b, f0, best, at, where, at, n_taps, vectors)
+                for k in range(count):
+                    q0, n = k * per_image, start + k
+                    for p in range(0, per_image, lanes):
+                        for f in range(0, filters, lanes):
+                            many, some = min(lanes, per_image - p), min(lanes, filters - f)
+                            target = (n * n_filters + f0 + f) * size + p0 + p
+                            transpose(best, (q0 + p) * width + f, width, y, target, size, many, some, False)
+                    for p in range(per_image):
+                        line, source = chosen[n, p0 + p, f0:], where[q0 + p]
+                        for f in range(filters):
+                            line[f] = source[f]
+
+
+@jit
+def backward(x, dy, chosen, windows, taps, w, chunks, shape, place, first, last, dw, db, dx, need_x, need_params):
+    """dy[N,F,PH*PW] -> dw[F,G,V,lanes] and db[F], added to, and dx[N,C,H,W], set, for images first..last.
+
+    w as dw; chunks int64[G,V] say where in what an output sees each vector of w begins. The others as in `forward`.
+    dx and dw are only touched where needed.
+    """
+    images, band, hb, wb = shape
+    across, step, top, left = place
+    n_filters, c = dy.shape[1], x.shape[1]
+    groups, vectors = chunks.shape
+    stretch = vectors * w.shape[3]
+    high = dy.shape[2] // across
+    size = images * hb * wb * c
+    seen = np.zeros(size + w.shape[3], x.dtype)  # vectors may read and write beyond the last entry
+    flow = np.zeros(size + w.shape[3], x.dtype)
+    block, spread = seen[:size].reshape(images, hb, wb, c), flow[:size].reshape(images, hb, wb, c)
+    where, values = np.empty(windows.size, np.int64), np.empty(windows.size, x.dtype)
+    shifts = np.zeros(SHUT + 1, np.int64)
+    shifts[: taps.size] = taps
+    zero = x.dtype.type(0)
+    if need_x:
+        dx[first:last] = 0
+    for start in range(first, last, images):
+        count = min(images, last - start)
+        for row in range(0, high, band):
+            if need_params:
+                to_block(x, block, start, count, row * step - top, -left)
+            if need_x:
+                flow[:] = 0
+            per_image, p0 = min(band, high - row) * across, row * across
+            for f in range(n_filters):
+                m = 0
+                total = zero
+                for k in range(count):
+                    at = ((start + k) * n_filters + f) * dy.shape[2] + p0
+                    mine = (start + k) * dy.shape[2] * n_filters + p0 * n_filters + f
+                    m += collect(
+                        dy,
+                        at,
+                        chosen,
+                        mine,
+                        windows,
+                        k * per_image,
+                        shifts,
+                        0,
+                        where,
+                        m,
+                        values,
+                        m,
+                        n_filters,
+                        per_image,
+                    )
+                for g in range(groups):
+                    at = (f * groups + g) * stretch
+                    if need_params:
+                        add_products(dw, at, seen, where, values, m, chunks, g * vectors, vectors)
+                    if need_x:
+                        spread_products(flow, where, values, m, chunks, g * vectors, w, at, vectors)
+                for p in range(m):
+                    total += values[p]
+                db[f] += total
+            if need_x:
+                from_block(spread, dx, start, count, row * step - top, -left)
+
+
+@jit
+def pack_lines(w, packed):
+    """w[F,C,KH,KW] -> packed[FB, KH*KW*C, L]: for each tap and channel L neighbouring filters; zeros behind the last."""
+    f, c, kh, kw = w.shape
+    lines = packed.shape[2]
+    packed[:] = 0
+    for i in range(f):
+        target = packed[i // lines]
+        for ch in range(c):
+            for ky in range(kh):
+                for kx in range(kw):
+                    target[(ky * kw + kx) * c + ch, i % lines] = w[i, ch, ky, kx]
+
+
+@jit
+def pack_rows(w, packed):
+    """w[F,C,KH,KW] -> packed[F, KH, row]: each filter as an output sees it, KW*C entries a row; zeros behind them."""
+    f, c, kh, kw = w.shape
+    packed[:] = 0
+    for i in range(f):
+        for ky in range(kh):
+            for kx in range(kw):
+                for ch in range(c):
+                    packed[i, ky, kx * c + ch] = w[i, ch, ky, kx]
+
+
+@jit
+def unpack_rows(packed, w):
+    """The inverse of pack_rows."""
+    f, c, kh, kw = w.shape
+    for i in range(f):
+        for ch in range(c):
+            for ky in range(kh):
+                for kx in range(kw):
+                    w[i, ch, ky, kx] = packed[i, ky, kx * c + ch]

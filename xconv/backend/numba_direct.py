@@ -1,0 +1,171 @@
+"""The direct algorithm for convolution + ReLU (+ max-pooling): how a block of images is cut and addressed.
+
+`xconv.kernels.cpu.direct` has the kernels and the idea; here is the arithmetic of their offsets, done once a shape.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from xconv.backend.base import Array, Need
+from xconv.backend.numba_team import NumbaTeam
+from xconv.kernels.cpu import direct
+from xconv.kernels.cpu.vectors import MOST, SHUT, WIDE, lanes
+from xconv.shapes import Pads, Pair, window_output
+
+BLOCK = 1 << 18  # bytes of input in a block at most: with the filters they stay in a core's second-level cache
+WINDOWS = 128  # in a block at least, where images are small: so many share one reading of the filters
+NO_POOL: tuple[Pair, Pair] = (1, 1), (1, 1)
+
+
+class Geometry(NamedTuple):
+    """What the kernels are told about shapes; `shape` and `place` as `direct.forward` has them."""
+
+    windows: np.ndarray  # int64: where in a block what the first output of each window sees begins
+    taps: np.ndarray  # int64[T]: where, from there, what each output of a window sees begins
+    ks: np.ndarray  # int64[K]: where, from there, each of its entries lies
+    chunks: np.ndarray  # int64[G,V]: where, from there, each vector of it begins
+    shape: tuple[int, int, int, int]
+    place: tuple[int, int, int, int]
+    out: Pair
+    row: int  # entries of a row of `pack_rows`: whole vectors
+
+
+@functools.lru_cache(maxsize=256)
+def geometry(
+    image: tuple[int, ...], kernel: Pair, stride: Pair, pads: Pads, pool: tuple[Pair, Pair], dtype: Any
+) -> Geometry:
+    """For images (C, H, W) and pooling (size, stride)."""
+    c, h, w = image
+    size, pool_stride = pool
+    out = window_output(window_output((h, w), kernel, stride, pads), size, pool_stride, (0, 0, 0, 0))
+    step = pool_stride[0] * stride[0]
+    wb = ((out[1] - 1) * pool_stride[1] + size[1] - 1) * stride[1] + kernel[1]
+    line = wb * c
+
+    def rows_of(band: int) -> int:
+        return ((band - 1) * pool_stride[0] + size[0] - 1) * stride[0] + kernel[0]
+
+    def bytes_of(band: int) -> int:
+        return rows_of(band) * line * np.dtype(dtype).itemsize
+
+    images, band = 1, out[0]
+    if bytes_of(band) > BLOCK:
+        while band > 1 and bytes_of(band) > BLOCK:
+            band -= 1
+    else:
+        images = max(1, min(BLOCK // bytes_of(band), -(-WINDOWS // (out[0] * out[1]))))
+    hb = rows_of(band)
+    k, oy, ox = np.ogrid[:images, :band, : out[1]]
+    a, b = np.ogrid[: size[0], : size[1]]
+    ky, kx, ch = np.ogrid[: kernel[0], : kernel[1], :c]
+    vector = lanes(dtype)
+    per_row = -(-kernel[1] * c // vector)
+    vectors = kernel[0] * per_row
+    together = _together(vectors)
+    starts = np.add.outer(np.arange(kernel[0]) * line, np.arange(per_row) * vector)
+    return Geometry(
+        (((k * hb + oy * step) * wb + ox * pool_stride[1] * stride[1]) * c).reshape(-1).astype(np.int64),
+        ((a * stride[0] * wb + b * stride[1]) * c).reshape(-1).astype(np.int64),
+        (ky * line + kx * c + ch).reshape(-1).astype(np.int64),
+        starts.reshape(-1, together).astype(np.int64),
+        (images, band, hb, wb),
+        (out[1], step, pads[0], pads[2]),
+        out,
+        per_row * vector,
+    )
+
+
+def _together(vectors: int) -> int:
+    """The most vectors, at most MOST, that divide them into equal groups."""
+    return max(v for v in range(1, MOST + 1) if vectors % v == 0)
+
+
+class DirectSaved(NamedTuple):
+    """What the way back needs: for each output or window, which place in it was the largest and open, else SHUT."""
+
+    x: Array
+    w: Array
+    chosen: Array  # uint8[N, OH*OW, F]
+    at: Geometry
+
+
+class NumbaDirect(NumbaTeam):
+    """Part of NumbaBackend."""
+
+    def _direct_conv2d(
+        self, x: Array, w: Array, b: Array, stride: Pair, pads: Pads, pool: tuple[Pair, Pair] = NO_POOL
+    ) -> tuple[Array, DirectSaved]:
+        (n, *image), f = x.shape, w.shape[0]
+        at = geometry(tuple(image), w.shape[2:], stride, pads, pool, x.dtype)
+        places = at.out[0] * at.out[1]
+        y, chosen = self.empty((n, f, places), x.dtype), self.empty((n, places, f), np.uint8)
+        lines = _lines(w)
+        bias = np.zeros(lines.shape[0] * lines.shape[2], x.dtype)
+        bias[:f] = b
+        arguments = (x, lines, bias, y, chosen, at.windows, at.taps, at.ks, at.shape, at.place)
+        self._over(n, n * w.size * places * at.taps.size, direct.forward, *arguments)
+        return y.reshape(n, f, *at.out), DirectSaved(x, w, chosen, at)
+
+    def _direct_conv2d_backward(
+        self, dy: Array, saved: DirectSaved, need: Need
+    ) -> tuple[Array | None, Array | None, Array | None]:
+        x, w, chosen, at = saved
+        rows = _rows(w, at)
+        dx = self.empty(x.shape if need.x else (0, 0, 0, 0), x.dtype)
+
+        def images(first: int, last: int) -> tuple[Array, Array]:
+            dw, db = np.zeros_like(rows), np.zeros(w.shape[0], w.dtype)
+            flat = dy.reshape(*dy.shape[:2], -1)
+            places = chosen, at.windows, at.taps, rows, at.chunks, at.shape, at.place, first, last
+            direct.backward(x, flat, *places, dw, db, dx, need.x, need.params)
+            return dw, db
+
+        dw, db = self._summed(self._over(len(x), dy.size * rows[0].size, images))
+        return dx if need.x else None, _from_rows(dw, w) if need.params else None, db if need.params else None
+
+    def _direct_scratch(
+        self, x_shape: tuple[int, ...], w_shape: tuple[int, ...], stride: Pair, pads: Pads, pool: Any, itemsize: int
+    ) -> tuple[list[int], list[int]]:
+        """Filters in the kernels' order, and for each thread a block of input, of results, and its share of dw."""
+        dtype = np.dtype(f"f{itemsize}")
+        at = geometry(tuple(x_shape[1:]), w_shape[2:], stride, pads, pool, dtype)
+        block = at.shape[0] * at.shape[2] * at.shape[3] * x_shape[1] * itemsize
+        width = lanes(dtype) * (WIDE if w_shape[0] > lanes(dtype) else 1)
+        best = at.windows.size * width * (itemsize + 1)
+        weights = math.prod(w_shape) * itemsize
+        rows = w_shape[0] * w_shape[2] * at.row * itemsize
+        threads = self.team.threads
+        return [weights, *[block, best] * threads], [rows, *[block, block, rows] * threads]
+
+
+def _lines(w: Array) -> Array:
+    """w[F,C,KH,KW] in blocks of filters, for the way forward."""
+    f, one = w.shape[0], lanes(w.dtype)
+    width = one * (WIDE if f > one else 1)
+    packed = np.empty((-(-f // width), w[0].size, width), w.dtype)
+    direct.pack_lines(w, packed)
+    return packed
+
+
+def _rows(w: Array, at: Geometry) -> Array:
+    """w[F,C,KH,KW] as [F,G,V,lanes], for the way back."""
+    packed = np.empty((w.shape[0], w.shape[2], at.row), w.dtype)
+    direct.pack_rows(w, packed)
+    return packed.reshape(w.shape[0], *at.chunks.shape, -1)
+
+
+def _from_rows(packed: Array, like: Array) -> Array:
+    """The inverse."""
+    w = np.empty_like(like)
+    direct.unpack_rows(packed.reshape(w.shape[0], w.shape[2], -1), w)
+    return w
+
+
+def suits(w_shape: tuple[int, ...], stride: Pair, dilation: Pair, groups: int, pool: Pair = (1, 1)) -> bool:
+    """Whether the algorithm can do this at all."""
+    return groups == 1 and dilation == (1, 1) and math.prod(pool) < SHUT
