@@ -36,7 +36,7 @@ class TorchGPU:
     def __init__(self, torch: Any, batch_size: int, tf32: bool) -> None:
         source = Network(BOOK, recipe_of(BOOK)).build("numpy")
         net = torch_net(torch, source).to("cuda")
-        optimizer = torch_optimizer(torch, net, recipe_of(BOOK))
+        optimizer = torch_optimizer(torch, net, recipe_of(BOOK), fused=False)
         loss_of = torch.nn.CrossEntropyLoss()
         xs, ts = (torch.from_numpy(a) for a in batches(batch_size, source))
         turn = cycle(range(len(xs)))

@@ -26,7 +26,9 @@ from xconv.measure.comparison import Demand
 from xconv.measure.contestants import BOOK, Xconv, recipe_of
 from xconv.measure.tables import stem_of
 
-TORCH = ("PyTorch eager NCHW float32", "PyTorch eager channels_last float32", "PyTorch compiled float32")
+TORCH = tuple(
+    f"PyTorch {way} {layout} float32" for way in ("eager", "compiled") for layout in ("NCHW", "channels_last")
+)
 NUMPY, NUMBA = "xconv numpy float32", "xconv numba float32"
 
 

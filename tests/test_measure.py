@@ -221,14 +221,16 @@ def test_memory_is_what_the_steps_take_at_once(whole):
         assert mb - 1 <= results[name]["step_mb"] <= mb + 4, name
     assert whole[0]["ratios"][-1]["measured"]["median"] == pytest.approx(3, rel=0.2)
     # A pool of memory that the small twin has filled hides what the contestant then takes: it is measured alone.
-    assert 19 <= memory.added_mb(Entrant(Hungry, 100), 1) <= 24
-    assert memory.added_mb(Entrant(Broken, 4), 1) is None
+    assert 19 <= memory.added_mb(Entrant(Hungry, 100), 1, silent) <= 24
+    said: list[str] = []
+    assert memory.added_mb(Entrant(Broken, 4), 1, said.append, 3) is None
+    assert len(said) == 1 and "RuntimeError: this one has no compiler" in said[0]
 
 
 def test_memory_of_a_training_step_holds_the_gradients():
     if not memory.CLEAR.exists():
         pytest.skip("needs Linux's /proc")
-    mb = memory.added_mb(Entrant(contestants.Xconv, 10, {"backend": "numpy", "network": network()}), 1)
+    mb = memory.added_mb(Entrant(contestants.Xconv, 10, {"backend": "numpy", "network": network()}), 1, silent)
     parameters = network().build("numpy").count_params() * 4 / 1e6
     assert 2 * parameters < mb < 40  # gradients, AdaGrad's sums, and the maps of ten images
 

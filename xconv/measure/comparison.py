@@ -96,7 +96,7 @@ def compare(
         say("the memory of a training step, in fresh processes")
         for name, row in results.items():
             if "error" not in row:
-                row["step_mb"] = added_mb(entrants[name], machine["threads"], MEMORY_RUNS)
+                row["step_mb"] = added_mb(entrants[name], machine["threads"], say, MEMORY_RUNS)
     return {
         **machine,
         **facts,

@@ -153,7 +153,7 @@ class Steps(Contestant):
             self.train()
         first = self.loss()
         self.infer()
-        return {"pools": blas(), **self.about, "first_step_seconds": round(first_step, 3), "first_loss": first}
+        return {"pools": blas(), **self.about, "first_step_seconds": first_step, "first_loss": first}
 
     def turn(self, task: str, seconds: float) -> tuple[float, float]:
         """As many steps as fit into `seconds`; the median of their times."""
@@ -257,7 +257,7 @@ class XconvRun(Run):
 
     def ready(self) -> dict[str, Any]:
         seconds = self.net.warm_up()
-        return {"pools": blas(), **self.net.backend.describe(), "compile_seconds": round(seconds, 3)}
+        return {"pools": blas(), **self.net.backend.describe(), "compile_seconds": seconds}
 
     def epoch(self) -> float:
         told = self.net.fit(

@@ -9,7 +9,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from xconv.measure.contestants import Entrant, Steps
-from xconv.measure.referee import in_short, start
+from xconv.measure.referee import Say, in_short, start
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 TINY = 2  # images in the steps that load kernels, libraries and threads before anything is measured
@@ -60,13 +60,17 @@ def measure(pipe: Connection, entrant: Entrant) -> None:
         pipe.send({"error": in_short(error)})
 
 
-def added_mb(entrant: Entrant, threads: int, times: int = 1) -> float | None:
+def added_mb(entrant: Entrant, threads: int, say: Say, times: int = 1) -> float | None:
     """MB that training steps add, the least of `times` fresh processes; None where that cannot be told.
 
     The least, because what a C library takes beside what it is asked for differs from run to run.
     """
-    found = []
+    found: list[float] = []
     for _ in range(times if CLEAR.exists() else 0):
         with ExitStack() as stack:
-            found.append(start(stack, measure, entrant, entrant.threads or threads)[1].get("mb"))
-    return min((mb for mb in found if mb is not None), default=None)
+            told = start(stack, measure, entrant, entrant.threads or threads)[1]
+        if "error" in told:
+            say(f"memory could not be measured: {told['error']}")
+            break
+        found += [] if told["mb"] is None else [told["mb"]]
+    return min(found, default=None)

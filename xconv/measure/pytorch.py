@@ -1,4 +1,8 @@
-"""PyTorch on the CPU as a contestant: the same network with the same weights, optimizer and batches."""
+"""PyTorch on the CPU as a contestant: the same network with the same weights, optimizer and batches.
+
+Written as somebody who knows PyTorch would: ReLU in place, fused optimizers, no gradients kept between steps, images in
+tensors that are ready, `inference_mode`.
+"""
 
 from __future__ import annotations
 
@@ -29,17 +33,15 @@ def check_installed() -> None:
 def entrants(
     network: Network, batch_size: int, compiled: bool = False, *, data: Data | None = None, evaluated: bool = False
 ) -> dict[str, Entrant]:
-    """Eager in both layouts, and through torch.compile where asked; for steps, or with `data` for whole epochs."""
+    """Both layouts, eager, and where asked through torch.compile, too; for steps, or with `data` for whole epochs."""
     make: Any = PyTorch if data is None else PyTorchRun
     more = {"network": network} if data is None else {"network": network, "data": data, "evaluated": evaluated}
-    found = {
-        f"PyTorch eager {layout} float32": Entrant(make, batch_size, {"channels_last": last, **more})
+    return {
+        f"PyTorch {way} {layout} float32": Entrant(make, batch_size, {"channels_last": last, "compiled": slow, **more})
+        for way, slow in (("eager", False), ("compiled", True))
+        if compiled or not slow
         for layout, last in (("NCHW", False), ("channels_last", True))
     }
-    if compiled:
-        settings = {"channels_last": False, "compiled": True, **more}
-        found["PyTorch compiled float32"] = Entrant(make, batch_size, settings)
-    return found
 
 
 class _Built:
@@ -141,7 +143,7 @@ class PyTorchRun(Run):
         if self.evaluated:
             self._evaluate()
         net.load_state_dict(kept)
-        return {"pools": blas(), **self.built.about, "compile_seconds": round(time.perf_counter() - start, 3)}
+        return {"pools": blas(), **self.built.about, "compile_seconds": time.perf_counter() - start}
 
     def epoch(self) -> float:
         torch, built = self.built.torch, self.built
@@ -183,14 +185,15 @@ class PyTorchRun(Run):
         return self.told
 
 
-def torch_optimizer(torch: Any, net: Any, recipe: zoo.Recipe) -> Any:
-    """The same rule with the same settings."""
-    rules = {
-        "adagrad": lambda p: torch.optim.Adagrad(p, recipe.lr, eps=1e-7),
-        "adam": lambda p: torch.optim.Adam(p, recipe.lr, eps=1e-7),
-        "rmsprop": lambda p: torch.optim.RMSprop(p, recipe.lr, alpha=0.9, eps=1e-7),
+def torch_optimizer(torch: Any, net: Any, recipe: zoo.Recipe, fused: bool = True) -> Any:
+    """The same rule with the same settings; `fused` where PyTorch has it so on the CPU, which is faster."""
+    rules: dict[str, tuple[Any, dict[str, Any]]] = {
+        "adagrad": (torch.optim.Adagrad, {"eps": 1e-7, "fused": fused}),
+        "adam": (torch.optim.Adam, {"eps": 1e-7, "fused": fused}),
+        "rmsprop": (torch.optim.RMSprop, {"alpha": 0.9, "eps": 1e-7}),
     }
-    return rules[recipe.optimizer](net.parameters())
+    make, settings = rules[recipe.optimizer]
+    return make(net.parameters(), recipe.lr, **settings)
 
 
 def torch_net(torch: Any, net: Model) -> Any:
@@ -230,7 +233,7 @@ def torch_net(torch: Any, net: Model) -> Any:
 
 
 def _plain(nn: Any, layer: layers.Layer) -> Any:
-    """A layer without weights."""
+    """A layer without weights. ReLU in place, as torchvision's networks have it: faster, and takes less memory."""
     if isinstance(layer, layers.MaxPool2D):
         return nn.MaxPool2d(layer.pool_size, layer.strides)
-    return nn.Dropout(layer.rate) if isinstance(layer, layers.Dropout) else nn.ReLU()
+    return nn.Dropout(layer.rate) if isinstance(layer, layers.Dropout) else nn.ReLU(inplace=True)

@@ -96,7 +96,7 @@ def sweep(
         told = results[f"{name}, {axis} {size}"]
         if "error" not in told:
             row = _row(name, size, entrant.batch_size, told)
-            mb = added_mb(entrant, machine["threads"])
+            mb = added_mb(entrant, machine["threads"], say)
             rows.append(row | {"step_mb": mb, "mb_per_image": None if mb is None else mb / entrant.batch_size})
     if not rows:
         first = next(iter(results.values()))
