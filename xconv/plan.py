@@ -10,10 +10,15 @@ from typing import Any
 from xconv.backend import Array, Backend, Need
 from xconv.errors import ConfigError, DTypeError, ShapeError, described
 from xconv.graph import Graph, Node
-from xconv.layers import Context, Conv2D, Layer, MaxPool2D, ReLU
+from xconv.layers import BatchNormalization, Context, Conv2D, Dense, Layer, MaxPool2D, ReLU
 from xconv.layers.base import backward_pair, forward_pair
-from xconv.layers.fused import ConvReLU, ConvReLUMaxPool
+from xconv.layers.fused import ConvReLU, ConvReLUMaxPool, NormalizedConv
 from xconv.parameters import Parameters
+
+
+# Layers whose backward hands `need` to one operation, which may write the gradient of w where it belongs. Theirs alone:
+# in a layer of one's own two operations could write there.
+_ONE_PRODUCT = (Conv2D, Dense, ConvReLU, ConvReLUMaxPool, NormalizedConv)
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ class Plan:
             chain = [node]
             while len(chain) < 3 and readers[chain[-1].id] == 1 and chain[-1].id in follower:
                 chain.append(follower[chain[-1].id])
-            run = self._conv_pool(chain) or self._conv_relu(chain[:2]) or _run(node)
+            run = self._conv_pool(chain) or self._conv_relu(chain[:2]) or self._conv_norm(chain[:2]) or _run(node)
             done.update(run.nodes)
             runs.append(run)
         return sorted(runs, key=lambda run: run.id)
@@ -92,6 +97,13 @@ class Plan:
         conv = chain[0].layer
         assert isinstance(conv, Conv2D)
         return None if conv.groups != 1 else _run(*chain, layer=ConvReLU(conv))
+
+    def _conv_norm(self, chain: list[Node]) -> Run | None:
+        if [type(node.layer) for node in chain] != [Conv2D, BatchNormalization]:
+            return None
+        conv = chain[0].layer
+        assert isinstance(conv, Conv2D)
+        return None if conv.groups != 1 else _run(chain[0], layer=NormalizedConv(conv))
 
     def _conv_pool(self, chain: list[Node]) -> Run | None:
         if [type(node.layer) for node in chain] != [Conv2D, ReLU, MaxPool2D]:
@@ -140,6 +152,9 @@ class Plan:
             dy, need = pending.pop(run.id, None), self.needs[run.id]
             if need_inputs:
                 need = need._replace(x=True)
+            key = f"{run.layer.name}.w"
+            if type(run.layer) in _ONE_PRODUCT and "w" in self.trained[run.id] and key not in written:
+                need = need._replace(dw=grads[key])
             if dy is None or not (need.x or need.params):
                 continue
             dx, dparams = backward_pair(run.layer, run.layer.backward(dy, saved, need))
@@ -187,6 +202,8 @@ def _add(grads: Parameters, key: str, gradient: Array, written: set[str]) -> Non
         raise ShapeError(f"the gradient of {key} must have its shape {view.shape}. Received: {described(gradient)}")
     if key in written:
         view += gradient
+    elif gradient is view:
+        written.add(key)
     else:
         view[...] = gradient
         written.add(key)

@@ -12,17 +12,8 @@ from __future__ import annotations
 
 import numpy as np
 from xconv.kernels.cpu.jit import jit
-from xconv.kernels.cpu.vectors import (
-    BYTES,
-    ROWS,
-    SHUT,
-    add_products,
-    collect,
-    spread_products,
-    tile,
-    transpose,
-    window_maximum,
-)
+from xconv.kernels.cpu.sparse import add_products, collect, spread_products
+from xconv.kernels.cpu.vectors import BYTES, ROWS, tile, transpose, window_maximum
 
 
 @jit
@@ -69,12 +60,12 @@ def from_block(block, dx, first, count, y0, x0):
 
 @jit
 def forward(x, w, b, y, chosen, windows, taps, ks, shape, place, first, last):
-    """x[N,C,H,W], w[FB,K,L], b[FB*L] -> y[N,F,PH*PW] and chosen uint8[N,PH*PW,F], for images first..last.
+    """x[N,C,H,W], w[FB,K,L], b[FB*L] -> y[N,F,PH*PW] and chosen uint8 of the same shape, for images first..last.
 
-    `chosen` is which output of its window was the largest, SHUT where ReLU lets none through. w holds K = KH*KW*C lines
-    of L filters in each of FB blocks. Entry k of what output t of window q sees lies in a block at windows[q] + taps[t] +
-    ks[k]; all are int64. `shape` is (images, rows of windows, input rows, input columns) of a block; `place` is (windows
-    in a row, input rows from one row of windows to the next, top and left padding).
+    `chosen` is which output of its window was the largest, SHUT where ReLU lets none through. w holds K = KH*KW*C
+    lines of L filters in each of FB blocks. Entry k of what output t of window q sees lies in a block at windows[q] +
+    taps[t] + ks[k]; ks is int64, the others int32. `shape` is (images, rows of windows, input rows, input columns) of a block; `place`
+    is (windows in a row, input rows from one row of windows to the next, top and left padding).
     """
     images, band, hb, wb = shape
     across, step, top, left = place
@@ -93,7 +84,7 @@ def forward(x, w, b, y, chosen, windows, taps, ks, shape, place, first, last):
         for t in range(n_taps):
             rows[q * n_taps + t] = windows[q] + taps[t]
     acc = np.empty((group * n_taps, width), x.dtype)
-    best, where = np.empty((windows.size + group, width), x.dtype), np.empty((windows.size + group, width), np.uint8)
+    best, where = np.empty((windows.size + group, width), x.dtype), np.empty((windows.size + group, width), x.dtype)
     for start in range(first, last, images):
         count = min(images, last - start)
         for row in range(0, high, band):
@@ -114,11 +105,9 @@ def forward(x, w, b, y, chosen, windows, taps, ks, shape, place, first, last):
                         for f in range(0, filters, lanes):
                             many, some = min(lanes, per_image - p), min(lanes, filters - f)
                             target = (n * n_filters + f0 + f) * size + p0 + p
-                            transpose(best, (q0 + p) * width + f, width, y, target, size, many, some, False)
-                    for p in range(per_image):
-                        line, source = chosen[n, p0 + p, f0:], where[q0 + p]
-                        for f in range(filters):
-                            line[f] = source[f]
+                            source = (q0 + p) * width + f
+                            transpose(best, source, width, y, target, size, many, some, False)
+                            transpose(where, source, width, chosen, target, size, many, some, False)
 
 
 @jit
@@ -132,15 +121,13 @@ def backward(x, dy, chosen, windows, taps, w, chunks, shape, place, first, last,
     across, step, top, left = place
     n_filters, c = dy.shape[1], x.shape[1]
     groups, vectors = chunks.shape
-    stretch = vectors * w.shape[3]
+    stretch, size_of = vectors * w.shape[3], w.shape[3] * w.itemsize
     high = dy.shape[2] // across
     size = images * hb * wb * c
     seen = np.zeros(size + w.shape[3], x.dtype)  # vectors may read and write beyond the last entry
     flow = np.zeros(size + w.shape[3], x.dtype)
     block, spread = seen[:size].reshape(images, hb, wb, c), flow[:size].reshape(images, hb, wb, c)
-    where, values = np.empty(windows.size, np.int64), np.empty(windows.size, x.dtype)
-    shifts = np.zeros(SHUT + 1, np.int64)
-    shifts[: taps.size] = taps
+    where, values = np.empty(windows.size + w.shape[3], np.int32), np.empty(windows.size + w.shape[3], x.dtype)
     zero = x.dtype.type(0)
     if need_x:
         dx[first:last] = 0
@@ -156,30 +143,14 @@ def backward(x, dy, chosen, windows, taps, w, chunks, shape, place, first, last,
                 m = 0
                 total = zero
                 for k in range(count):
-                    at = ((start + k) * n_filters + f) * dy.shape[2] + p0
-                    mine = (start + k) * dy.shape[2] * n_filters + p0 * n_filters + f
-                    m += collect(
-                        dy,
-                        at,
-                        chosen,
-                        mine,
-                        windows,
-                        k * per_image,
-                        shifts,
-                        0,
-                        where,
-                        m,
-                        values,
-                        m,
-                        n_filters,
-                        per_image,
-                    )
+                    at, q = ((start + k) * n_filters + f) * dy.shape[2] + p0, k * per_image
+                    m += collect(dy, at, chosen, at, windows, q, taps, 0, where, m, values, m, per_image, taps.size)
                 for g in range(groups):
                     at = (f * groups + g) * stretch
                     if need_params:
-                        add_products(dw, at, seen, where, values, m, chunks, g * vectors, vectors)
+                        add_products(dw, at, seen, 0, where, 0, values, 0, chunks, g * vectors, m, vectors, size_of)
                     if need_x:
-                        spread_products(flow, where, values, m, chunks, g * vectors, w, at, vectors)
+                        spread_products(flow, 0, where, 0, values, 0, chunks, g * vectors, w, at, m, vectors, size_of)
                 for p in range(m):
                     total += values[p]
                 db[f] += total
@@ -189,7 +160,7 @@ def backward(x, dy, chosen, windows, taps, w, chunks, shape, place, first, last,
 
 @jit
 def pack_lines(w, packed):
-    """w[F,C,KH,KW] -> packed[FB, KH*KW*C, L]: for each tap and channel L neighbouring filters; zeros behind the last."""
+    """w[F,C,KH,KW] -> packed[FB, KH*KW*C, L]: for each tap and channel L filters; zeros behind the last."""
     f, c, kh, kw = w.shape
     lines = packed.shape[2]
     packed[:] = 0

@@ -6,6 +6,7 @@ Each has its meaning in one line of its docstring; `tests/test_kernels_vectors.p
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import llvmlite.binding
@@ -21,9 +22,8 @@ BYTES = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx") else 16  
 ROWS = 8  # of a tile; with two vectors a row, 16 sums are under way, more than a multiplier's latency asks for
 WIDE = 2 if _FEATURES.get("avx512f") or BYTES == 16 else 1  # vectors in a tile's row; AVX2 has 16 registers, others 32
 SHUT = 255  # stands in a map of maxima where ReLU lets nothing through
-MOST = 9  # vectors that `add_products` and `spread_products` take at once
 
-_INT = ir.IntType(64)
+INT = ir.IntType(64)
 
 
 def lanes(dtype: Any) -> int:
@@ -31,7 +31,7 @@ def lanes(dtype: Any) -> int:
     return BYTES // np.dtype(dtype).itemsize
 
 
-class _Emit:
+class Emit:
     """Addresses, vectors and loops for one intrinsic."""
 
     def __init__(self, context: Any, builder: Any, signature: Any, values: Any, size: int = BYTES) -> None:
@@ -51,19 +51,60 @@ class _Emit:
         kind = self.types[i]
         array = self.context.make_array(kind)(self.context, self.builder, self.values[i])
         size = self.context.get_abi_sizeof(self.context.get_value_type(kind.dtype))
-        return self.at(self.builder.ptrtoint(array.data, _INT), self.values[i + 1], size)
+        return self.at(self.builder.ptrtoint(array.data, INT), self.values[i + 1], size)
 
     def at(self, base: Any, index: Any, size: int | None = None) -> Any:
         """base + index * size, an entry's size unless given."""
         if isinstance(index, int):
-            index = ir.Constant(_INT, index)
-        return self.builder.add(base, self.builder.mul(index, ir.Constant(_INT, size or self.size)))
+            index = ir.Constant(INT, index)
+        return self.builder.add(base, self.builder.mul(index, ir.Constant(INT, size or self.size)))
 
     def load(self, address: Any, kind: Any = None) -> Any:
         """A vector, or one value of `kind`, from an address that need not be aligned beyond an entry."""
         value = self.builder.load(self.builder.inttoptr(address, (kind or self.vector).as_pointer()))
-        value.align = 8 if kind is _INT else self.size
+        value.align = 1 if kind == ir.IntType(8) else 4 if kind == ir.IntType(32) else 8 if kind is INT else self.size
         return value
+
+    def first(self, count: Any) -> Any:
+        """The mask of the first `count` lanes."""
+        ints = ir.VectorType(INT, self.lanes)
+        order = ir.Constant(ints, list(range(self.lanes)))
+        return self.builder.icmp_signed("<", order, self.spread(count, ints))
+
+    def load_some(self, address: Any, mask: Any, kind: Any = None) -> Any:
+        """The lanes of a vector where the mask is set, nothing else read; 0 elsewhere."""
+        kind = kind or self.vector
+        load = self._masked("load", kind, kind, [kind.as_pointer(), ir.IntType(32), mask.type, kind])
+        size, zero = self.context.get_abi_sizeof(kind.element), 0.0 if kind is self.vector else 0
+        nothing = ir.Constant(kind, [zero] * self.lanes)
+        align = ir.Constant(ir.IntType(32), size)
+        return self.builder.call(load, [self.builder.inttoptr(address, kind.as_pointer()), align, mask, nothing])
+
+    def store_some(self, value: Any, address: Any, mask: Any) -> None:
+        """Those lanes, nothing else written."""
+        pointer = value.type.as_pointer()
+        store = self._masked("store", value.type, ir.VoidType(), [value.type, pointer, ir.IntType(32), mask.type])
+        align = ir.Constant(ir.IntType(32), self.context.get_abi_sizeof(value.type.element))
+        self.builder.call(store, [value, self.builder.inttoptr(address, pointer), align, mask])
+
+    def _masked(self, what: str, kind: Any, result: Any, arguments: list[Any]) -> Any:
+        name = f"llvm.masked.{what}.{self._name(kind)}.p0"
+        return cgutils.get_or_insert_function(self.builder.module, ir.FunctionType(result, arguments), name)
+
+    def _name(self, kind: Any) -> str:
+        letter = "f" if kind is self.vector else "i"
+        return f"v{self.lanes}{letter}{8 * self.context.get_abi_sizeof(kind.element)}"
+
+    def compress(self, value: Any, mask: Any) -> Any:
+        """The lanes where the mask is set side by side; what stands behind them has no meaning."""
+        name = f"llvm.experimental.vector.compress.{self._name(value.type)}"
+        kinds = [value.type, mask.type, value.type]
+        function = cgutils.get_or_insert_function(self.builder.module, ir.FunctionType(value.type, kinds), name)
+        return self.builder.call(function, [value, mask, ir.Constant(value.type, ir.Undefined)])
+
+    def count(self, mask: Any) -> Any:
+        """How many lanes of the mask are set."""
+        return self.builder.zext(self.builder.ctpop(self.builder.bitcast(mask, ir.IntType(self.lanes))), INT)
 
     def store(self, value: Any, address: Any) -> None:
         self.builder.store(value, self.builder.inttoptr(address, value.type.as_pointer())).align = 4
@@ -74,6 +115,10 @@ class _Emit:
         one = self.builder.insert_element(nothing, value, ir.Constant(ir.IntType(32), 0))
         return self.builder.shuffle_vector(one, nothing, ir.Constant(where, [0] * self.lanes))
 
+    def constant(self, value: float) -> Any:
+        """A vector of one known value."""
+        return ir.Constant(self.vector, [float(value)] * self.lanes)
+
     def fma(self, a: Any, b: Any, c: Any) -> Any:
         return self.builder.call(self._fma, [a, b, c])
 
@@ -82,13 +127,13 @@ class _Emit:
         builder = self.builder
         before, function = builder.block, builder.function
         inside, after = function.append_basic_block("vectors"), function.append_basic_block("vectors.end")
-        builder.cbranch(builder.icmp_signed(">", count, ir.Constant(_INT, 0)), inside, after)
+        builder.cbranch(builder.icmp_signed(">", count, ir.Constant(INT, 0)), inside, after)
         builder.position_at_end(inside)
-        i = builder.phi(_INT)
+        i = builder.phi(INT)
         old = [builder.phi(value.type) for value in sums]
         new = body(i, old)
-        following = builder.add(i, ir.Constant(_INT, 1))
-        for phi, start, then in zip([i, *old], [ir.Constant(_INT, 0), *sums], [following, *new], strict=True):
+        following = builder.add(i, ir.Constant(INT, 1))
+        for phi, start, then in zip([i, *old], [ir.Constant(INT, 0), *sums], [following, *new], strict=True):
             phi.add_incoming(start, before)
             phi.add_incoming(then, builder.block)
         last = builder.block
@@ -103,19 +148,25 @@ class _Emit:
         return results
 
 
+def pairs(*arrays: Any) -> Iterator[Any]:
+    """The types of arguments (array, first entry) for each array."""
+    for array in arrays:
+        yield from (array, types.intp)
+
+
 def _tile_of(wide: int) -> Any:
     @intrinsic
     def tile(
         typing: Any, acc: Any, a: Any, x: Any, x0: Any, rows: Any, r: Any, ks: Any, k0: Any, w: Any, w0: Any, count: Any
     ) -> Any:
         def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            emit = _Emit(context, builder, signature, values)
+            emit = Emit(context, builder, signature, values)
             acc, x, rows, ks, w = (emit.address(i) for i in range(0, 10, 2))
-            starts = [emit.at(x, emit.load(emit.at(rows, i, 8), _INT)) for i in range(ROWS)]
-            zeros = [ir.Constant(emit.vector, [0.0] * emit.lanes)] * (ROWS * wide)
+            starts = [emit.at(x, emit.load(emit.at(rows, i, 8), INT)) for i in range(ROWS)]
+            zeros = [emit.constant(0)] * (ROWS * wide)
 
             def body(k: Any, sums: list[Any]) -> list[Any]:
-                along = emit.at(ir.Constant(_INT, 0), emit.load(emit.at(ks, k, 8), _INT))
+                along = emit.at(ir.Constant(INT, 0), emit.load(emit.at(ks, k, 8), INT))
                 line = emit.at(w, k, BYTES * wide)
                 weights = [emit.load(emit.at(line, v, BYTES)) for v in range(wide)]
                 new = []
@@ -128,7 +179,7 @@ def _tile_of(wide: int) -> Any:
                 emit.store(total, emit.at(acc, i, BYTES))
             return context.get_dummy_value()
 
-        return _signature(acc, x, rows, ks, w), code
+        return types.void(*pairs(acc, x, rows, ks, w), types.intp), code
 
     return tile
 
@@ -138,151 +189,14 @@ _tile_wide, _tile_narrow = _tile_of(WIDE), _tile_of(1)
 
 @jit
 def tile(acc, a, x, x0, rows, r, ks, w, w0, width):
-    """acc[a + i width + j] = sum over k of x[x0 + rows[r + i] + ks[k]] * w[w0 + k width + j], ROWS rows i, width entries j.
+    """acc[a + i width + j] = sum over k of x[x0 + rows[r + i] + ks[k]] * w[w0 + k width + j], for ROWS rows i.
 
-    All arrays are read as if they had one axis; rows and ks are int64. `width` is one vector or WIDE of them.
+    All arrays are read as if they had one axis; rows and ks are int64. j < width, one vector or WIDE of them.
     """
     if width * x.itemsize == BYTES:
         _tile_narrow(acc, a, x, x0, rows, r, ks, 0, w, w0, ks.size)
     else:
         _tile_wide(acc, a, x, x0, rows, r, ks, 0, w, w0, ks.size)
-
-
-def _signature(*arrays: Any) -> Any:
-    """Of an intrinsic of pairs (array, first entry) and a count."""
-    return types.void(*(kind for array in arrays for kind in (array, types.intp)), types.intp)
-
-
-def _add_of(vectors: int) -> Any:
-    @intrinsic
-    def add(
-        typing: Any,
-        acc: Any,
-        a: Any,
-        x: Any,
-        x0: Any,
-        where: Any,
-        i: Any,
-        values: Any,
-        j: Any,
-        chunks: Any,
-        c: Any,
-        count: Any,
-    ) -> Any:
-        def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            emit = _Emit(context, builder, signature, arguments)
-            acc, x, where, values, chunks = (emit.address(i) for i in range(0, 10, 2))
-            starts = [emit.at(x, emit.load(emit.at(chunks, v, 8), _INT)) for v in range(vectors)]
-            sums = [emit.load(emit.at(acc, v, BYTES)) for v in range(vectors)]
-
-            def body(m: Any, sums: list[Any]) -> list[Any]:
-                along = emit.at(ir.Constant(_INT, 0), emit.load(emit.at(where, m, 8), _INT))
-                value = emit.spread(emit.load(emit.at(values, m), emit.scalar))
-                return [emit.fma(value, emit.load(builder.add(starts[v], along)), sums[v]) for v in range(vectors)]
-
-            for v, total in enumerate(emit.loop(arguments[10], sums, body)):
-                emit.store(total, emit.at(acc, v, BYTES))
-            return context.get_dummy_value()
-
-        return _signature(acc, x, where, values, chunks), code
-
-    return add
-
-
-def _spread_of(vectors: int) -> Any:
-    @intrinsic
-    def spread(
-        typing: Any,
-        x: Any,
-        x0: Any,
-        where: Any,
-        i: Any,
-        values: Any,
-        j: Any,
-        chunks: Any,
-        c: Any,
-        w: Any,
-        w0: Any,
-        count: Any,
-    ) -> Any:
-        def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            emit = _Emit(context, builder, signature, arguments)
-            x, where, values, chunks, w = (emit.address(i) for i in range(0, 10, 2))
-            starts = [emit.at(x, emit.load(emit.at(chunks, v, 8), _INT)) for v in range(vectors)]
-            weights = [emit.load(emit.at(w, v, BYTES)) for v in range(vectors)]
-
-            def body(m: Any, nothing: list[Any]) -> list[Any]:
-                along = emit.at(ir.Constant(_INT, 0), emit.load(emit.at(where, m, 8), _INT))
-                value = emit.spread(emit.load(emit.at(values, m), emit.scalar))
-                for v in range(vectors):
-                    place = builder.add(starts[v], along)
-                    emit.store(emit.fma(value, weights[v], emit.load(place)), place)
-                return []
-
-            emit.loop(arguments[10], [], body)
-            return context.get_dummy_value()
-
-        return _signature(x, where, values, chunks, w), code
-
-    return spread
-
-
-(_add1, _add2, _add3, _add4, _add5, _add6, _add7, _add8, _add9) = (_add_of(vectors) for vectors in range(1, MOST + 1))
-(_spread1, _spread2, _spread3, _spread4, _spread5, _spread6, _spread7, _spread8, _spread9) = (
-    _spread_of(vectors) for vectors in range(1, MOST + 1)
-)
-
-
-@jit
-def add_products(acc, a, x, where, values, count, chunks, c, vectors):
-    """acc[a + v lanes + l] += sum over m < count of values[m] * x[where[m] + chunks[c + v] + l], lanes l of each vector v.
-
-    All arrays are read as if they had one axis; where and chunks are int64; `vectors` is from 1 to MOST.
-    """
-    if vectors == 1:
-        _add1(acc, a, x, 0, where, 0, values, 0, chunks, c, count)
-    elif vectors == 2:
-        _add2(acc, a, x, 0, where, 0, values, 0, chunks, c, count)
-    elif vectors == 3:
-        _add3(acc, a, x, 0, where, 0, values, 0, chunks, c, count)
-    elif vectors == 4:
-        _add4(acc, a, x, 0, where, 0, values, 0, chunks, c, count)
-    elif vectors == 5:
-        _add5(acc, a, x, 0, where, 0, values, 0, chunks, c, count)
-    elif vectors == 6:
-        _add6(acc, a, x, 0, where, 0, values, 0, chunks, c, count)
-    elif vectors == 7:
-        _add7(acc, a, x, 0, where, 0, values, 0, chunks, c, count)
-    elif vectors == 8:
-        _add8(acc, a, x, 0, where, 0, values, 0, chunks, c, count)
-    else:
-        _add9(acc, a, x, 0, where, 0, values, 0, chunks, c, count)
-
-
-@jit
-def spread_products(x, where, values, count, chunks, c, w, w0, vectors):
-    """x[where[m] + chunks[c + v] + l] += values[m] * w[w0 + v lanes + l], for m < count in that order.
-
-    The arguments are those of `add_products`.
-    """
-    if vectors == 1:
-        _spread1(x, 0, where, 0, values, 0, chunks, c, w, w0, count)
-    elif vectors == 2:
-        _spread2(x, 0, where, 0, values, 0, chunks, c, w, w0, count)
-    elif vectors == 3:
-        _spread3(x, 0, where, 0, values, 0, chunks, c, w, w0, count)
-    elif vectors == 4:
-        _spread4(x, 0, where, 0, values, 0, chunks, c, w, w0, count)
-    elif vectors == 5:
-        _spread5(x, 0, where, 0, values, 0, chunks, c, w, w0, count)
-    elif vectors == 6:
-        _spread6(x, 0, where, 0, values, 0, chunks, c, w, w0, count)
-    elif vectors == 7:
-        _spread7(x, 0, where, 0, values, 0, chunks, c, w, w0, count)
-    elif vectors == 8:
-        _spread8(x, 0, where, 0, values, 0, chunks, c, w, w0, count)
-    else:
-        _spread9(x, 0, where, 0, values, 0, chunks, c, w, w0, count)
 
 
 @intrinsic
@@ -299,17 +213,19 @@ def window_maximum(
     taps: Any,
     vectors: Any,
 ) -> Any:
-    """best[y + j] = ReLU(b[b0 + j] + max over t < taps of acc[a + t width + j]); where[i + j] = that t, SHUT below zero.
+    """best[y + j] = ReLU(b[b0 + j] + max over t < taps of acc[a + t width + j]); where[i + j] = that t, or SHUT at 0.
 
-    j counts `vectors` vectors, width entries in all; where is uint8. The first maximum or NaN wins.
+    j counts `vectors` vectors, width entries in all; where has acc's dtype and gets the bits of an integer, for
+    `transpose` to make uint8 of. The first maximum or NaN wins.
     """
 
     def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        emit = _Emit(context, builder, signature, values)
+        emit = Emit(context, builder, signature, values)
         acc, b, best, where = (emit.address(i) for i in range(0, 8, 2))
         taps, vectors = values[8:]
-        ints, one = ir.VectorType(ir.IntType(32), emit.lanes), ir.Constant(_INT, 1)
-        zero, none = ir.Constant(emit.vector, [0.0] * emit.lanes), ir.Constant(ints, [0] * emit.lanes)
+        whole = ir.IntType(8 * emit.size)
+        ints, one = ir.VectorType(whole, emit.lanes), ir.Constant(INT, 1)
+        zero, none = emit.constant(0), ir.Constant(ints, [0] * emit.lanes)
         shut = ir.Constant(ints, [SHUT] * emit.lanes)
 
         def column(v: Any, nothing: list[Any]) -> list[Any]:
@@ -320,65 +236,45 @@ def window_maximum(
                 t = builder.add(t, one)
                 value = emit.load(emit.at(first, builder.mul(t, vectors), BYTES))
                 better = builder.and_(builder.fcmp_unordered(">", value, top), builder.fcmp_ordered("ord", top, top))
-                t = emit.spread(builder.trunc(t, ir.IntType(32)), ints)
+                t = emit.spread(t if whole == INT else builder.trunc(t, whole), ints)
                 return [builder.select(better, value, top), builder.select(better, t, chosen)]
 
             top, chosen = emit.loop(builder.sub(taps, one), [emit.load(first), none], tap)
             value = builder.fadd(top, emit.load(emit.at(b, v, BYTES)))
             closed = builder.fcmp_ordered("<=", value, zero)
             emit.store(builder.select(closed, zero, value), emit.at(best, v, BYTES))
-            small = builder.trunc(builder.select(closed, shut, chosen), ir.VectorType(ir.IntType(8), emit.lanes))
-            emit.store(small, emit.at(where, builder.mul(v, ir.Constant(_INT, emit.lanes)), 1))
+            bits = builder.bitcast(builder.select(closed, shut, chosen), emit.vector)
+            emit.store(bits, emit.at(where, v, BYTES))
             return []
 
         emit.loop(vectors, [], column)
         return context.get_dummy_value()
 
-    pairs = (kind for array in (acc, b, best, where) for kind in (array, types.intp))
-    return types.void(*pairs, types.intp, types.intp), code
+    return types.void(*pairs(acc, b, best, where), types.intp, types.intp), code
 
 
 @intrinsic
 def transpose(
     typing: Any, x: Any, x0: Any, along: Any, y: Any, y0: Any, across: Any, rows: Any, columns: Any, add: Any
 ) -> Any:
-    """y[y0 + j across + i] = x[x0 + i along + j], or += where `add`, for i < rows, j < columns, both at most `lanes`."""
+    """y[y0 + j across + i] = x[x0 + i along + j], or += where `add`; i < rows, j < columns, both at most `lanes`.
+
+    Where y is uint8, x holds the bits of integers, and nothing can be added.
+    """
 
     def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        emit = _Emit(context, builder, signature, values)
-        base_x, along = emit.address(0), values[2]
-        array = context.make_array(signature.args[3])(context, builder, values[3])
-        base_y, across = emit.at(builder.ptrtoint(array.data, _INT), values[4]), values[5]
-        rows, columns, add = values[6:]
-        ints = ir.VectorType(_INT, emit.lanes)
-        order = ir.Constant(ints, list(range(emit.lanes)))
-        none = ir.Constant(emit.vector, [0.0] * emit.lanes)
-        bits = ir.VectorType(ir.IntType(1), emit.lanes)
-        kind = f"v{emit.lanes}f{8 * emit.size}.p0"
-        pointer = emit.vector.as_pointer()
-        load = cgutils.get_or_insert_function(
-            builder.module,
-            ir.FunctionType(emit.vector, [pointer, ir.IntType(32), bits, emit.vector]),
-            f"llvm.masked.load.{kind}",
-        )
-        store = cgutils.get_or_insert_function(
-            builder.module,
-            ir.FunctionType(ir.VoidType(), [emit.vector, pointer, ir.IntType(32), bits]),
-            f"llvm.masked.store.{kind}",
-        )
-        align = ir.Constant(ir.IntType(32), emit.size)
-        nothing = ir.Constant(_INT, 0)
+        emit = Emit(context, builder, signature, values)
+        small = signature.args[3].dtype == types.uint8
+        along, across, (rows, columns, add) = values[2], values[5], values[6:]
+        x, y = emit.address(0), emit.address(3)
+        nothing = ir.Constant(INT, 0)
 
         def mask(i: int, count: Any, width: Any) -> Any:
             """The first `width` lanes for i < count, else none."""
-            here = builder.select(builder.icmp_signed("<", ir.Constant(_INT, i), count), width, nothing)
-            return builder.icmp_signed("<", order, emit.spread(here, ints))
-
-        def place(base: Any, i: int, stride: Any) -> Any:
-            return builder.inttoptr(emit.at(base, builder.mul(ir.Constant(_INT, i), stride)), pointer)
+            return emit.first(builder.select(builder.icmp_signed("<", ir.Constant(INT, i), count), width, nothing))
 
         lines = [
-            builder.call(load, [place(base_x, i, along), align, mask(i, rows, columns), none])
+            emit.load_some(emit.at(x, builder.mul(ir.Constant(INT, i), along)), mask(i, rows, columns))
             for i in range(emit.lanes)
         ]
         half = emit.lanes // 2
@@ -391,62 +287,17 @@ def transpose(
                 )
                 for i in range(emit.lanes)
             ]
+        none = ir.Constant(ir.VectorType(ir.IntType(1), emit.lanes), [0] * emit.lanes)
         for j, line in enumerate(lines):
-            seen, target = mask(j, columns, rows), place(base_y, j, across)
-            before = builder.call(
-                load, [target, align, builder.select(add, seen, ir.Constant(bits, [0] * emit.lanes)), none]
-            )
-            builder.call(store, [builder.fadd(line, before), target, align, seen])
+            seen = mask(j, columns, rows)
+            target = emit.at(y, builder.mul(ir.Constant(INT, j), across), 1 if small else None)
+            if small:
+                whole = builder.bitcast(line, ir.VectorType(ir.IntType(8 * emit.size), emit.lanes))
+                line = builder.trunc(whole, ir.VectorType(ir.IntType(8), emit.lanes))
+            else:
+                line = builder.fadd(line, emit.load_some(target, builder.select(add, seen, none)))
+            emit.store_some(line, target, seen)
         return context.get_dummy_value()
 
     size = types.intp
     return types.void(x, size, size, y, size, size, size, size, types.boolean), code
-
-
-@intrinsic
-def collect(
-    typing: Any,
-    dy: Any,
-    d0: Any,
-    chosen: Any,
-    c0: Any,
-    windows: Any,
-    q0: Any,
-    taps: Any,
-    t0: Any,
-    where: Any,
-    i: Any,
-    values: Any,
-    j: Any,
-    stride: Any,
-    count: Any,
-) -> Any:
-    """Of `count` windows those through which a gradient flows: how many.
-
-    Their dy[d0 + p] go to values[j], values[j + 1], .. and their windows[q0 + p] + taps[t0 + t] to where[i], .., t being
-    chosen[c0 + p stride]. None flows where t is SHUT or dy is 0. Both arrays have room for `count` more.
-    """
-
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        emit = _Emit(context, builder, signature, arguments)
-        dy, chosen, windows, taps, where, values = (emit.address(k) for k in range(0, 12, 2))
-        stride, count = arguments[12:]
-        byte = ir.IntType(8)
-
-        def body(p: Any, state: list[Any]) -> list[Any]:
-            m = state[0]
-            value = emit.load(emit.at(dy, p), emit.scalar)
-            tap = builder.load(builder.inttoptr(builder.add(chosen, builder.mul(p, stride)), byte.as_pointer()))
-            shift = emit.load(emit.at(taps, builder.zext(tap, _INT), 8), _INT)
-            emit.store(builder.add(emit.load(emit.at(windows, p, 8), _INT), shift), emit.at(where, m, 8))
-            emit.store(value, emit.at(values, m))
-            flows = builder.and_(
-                builder.icmp_unsigned("!=", tap, ir.Constant(byte, SHUT)),
-                builder.fcmp_unordered("!=", value, ir.Constant(emit.scalar, 0.0)),
-            )
-            return [builder.add(m, builder.zext(flows, _INT))]
-
-        return emit.loop(count, [ir.Constant(_INT, 0)], body)[0]
-
-    pairs = (kind for array in (dy, chosen, windows, taps, where, values) for kind in (array, types.intp))
-    return types.intp(*pairs, types.intp, types.intp), code

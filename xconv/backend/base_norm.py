@@ -33,7 +33,7 @@ class BatchNormAndDropout(Arrays):
         With xhat = (x - mean) / sqrt(var + eps) and m = N H W: dbeta = sum dy, dgamma = sum dy xhat and
         dx = gamma / sqrt(var + eps) (dy - dbeta / m - xhat dgamma / m), the paper's gradients put together.
         """
-        if not any(need):
+        if not (need.x or need.params):
             return None, None, None
         xhat = (saved.x - _wide(saved.mean)) * _wide(saved.inv_std)
         dbeta, dgamma = self._channel_sums(dy), self._channel_sums(dy * xhat)

@@ -75,9 +75,9 @@ class NumbaBackend(NumbaConv, NumbaNorm):
 
     # ------------------------------------------------------------------ products
 
-    def matmul(self, a: Array, b: Array) -> Array:
+    def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
         rows, columns = a.shape[0], b.shape[1]
-        out = self.empty((rows, columns), a.dtype)
+        out = self.empty((rows, columns), a.dtype) if out is None else out
 
         def part(first: int, last: int) -> None:
             if rows >= columns:

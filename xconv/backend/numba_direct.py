@@ -14,7 +14,8 @@ import numpy as np
 from xconv.backend.base import Array, Need
 from xconv.backend.numba_team import NumbaTeam
 from xconv.kernels.cpu import direct
-from xconv.kernels.cpu.vectors import MOST, SHUT, WIDE, lanes
+from xconv.kernels.cpu.sparse import MOST
+from xconv.kernels.cpu.vectors import SHUT, WIDE, lanes
 from xconv.shapes import Pads, Pair, window_output
 
 BLOCK = 1 << 18  # bytes of input in a block at most: with the filters they stay in a core's second-level cache
@@ -25,8 +26,8 @@ NO_POOL: tuple[Pair, Pair] = (1, 1), (1, 1)
 class Geometry(NamedTuple):
     """What the kernels are told about shapes; `shape` and `place` as `direct.forward` has them."""
 
-    windows: np.ndarray  # int64: where in a block what the first output of each window sees begins
-    taps: np.ndarray  # int64[T]: where, from there, what each output of a window sees begins
+    windows: np.ndarray  # int32: where in a block what the first output of each window sees begins
+    taps: np.ndarray  # int32[T]: where, from there, what each output of a window sees begins
     ks: np.ndarray  # int64[K]: where, from there, each of its entries lies
     chunks: np.ndarray  # int64[G,V]: where, from there, each vector of it begins
     shape: tuple[int, int, int, int]
@@ -64,13 +65,15 @@ def geometry(
     a, b = np.ogrid[: size[0], : size[1]]
     ky, kx, ch = np.ogrid[: kernel[0], : kernel[1], :c]
     vector = lanes(dtype)
+    if 2 * kernel[1] * c <= vector:
+        vector //= 2  # unaligned vectors of half the size cross fewer cache lines
     per_row = -(-kernel[1] * c // vector)
     vectors = kernel[0] * per_row
     together = _together(vectors)
     starts = np.add.outer(np.arange(kernel[0]) * line, np.arange(per_row) * vector)
     return Geometry(
-        (((k * hb + oy * step) * wb + ox * pool_stride[1] * stride[1]) * c).reshape(-1).astype(np.int64),
-        ((a * stride[0] * wb + b * stride[1]) * c).reshape(-1).astype(np.int64),
+        (((k * hb + oy * step) * wb + ox * pool_stride[1] * stride[1]) * c).reshape(-1).astype(np.int32),
+        ((a * stride[0] * wb + b * stride[1]) * c).reshape(-1).astype(np.int32),
         (ky * line + kx * c + ch).reshape(-1).astype(np.int64),
         starts.reshape(-1, together).astype(np.int64),
         (images, band, hb, wb),
@@ -90,7 +93,7 @@ class DirectSaved(NamedTuple):
 
     x: Array
     w: Array
-    chosen: Array  # uint8[N, OH*OW, F]
+    chosen: Array  # uint8[N, F, OH*OW]
     at: Geometry
 
 
@@ -103,7 +106,7 @@ class NumbaDirect(NumbaTeam):
         (n, *image), f = x.shape, w.shape[0]
         at = geometry(tuple(image), w.shape[2:], stride, pads, pool, x.dtype)
         places = at.out[0] * at.out[1]
-        y, chosen = self.empty((n, f, places), x.dtype), self.empty((n, places, f), np.uint8)
+        y, chosen = self.empty((n, f, places), x.dtype), self.empty((n, f, places), np.uint8)
         lines = _lines(w)
         bias = np.zeros(lines.shape[0] * lines.shape[2], x.dtype)
         bias[:f] = b
@@ -126,7 +129,7 @@ class NumbaDirect(NumbaTeam):
             return dw, db
 
         dw, db = self._summed(self._over(len(x), dy.size * rows[0].size, images))
-        return dx if need.x else None, _from_rows(dw, w) if need.params else None, db if need.params else None
+        return dx if need.x else None, _from_rows(dw, w, need.dw) if need.params else None, db if need.params else None
 
     def _direct_scratch(
         self, x_shape: tuple[int, ...], w_shape: tuple[int, ...], stride: Pair, pads: Pads, pool: Any, itemsize: int
@@ -159,13 +162,13 @@ def _rows(w: Array, at: Geometry) -> Array:
     return packed.reshape(w.shape[0], *at.chunks.shape, -1)
 
 
-def _from_rows(packed: Array, like: Array) -> Array:
+def _from_rows(packed: Array, like: Array, into: Array | None) -> Array:
     """The inverse."""
-    w = np.empty_like(like)
+    w = np.empty_like(like) if into is None else into
     direct.unpack_rows(packed.reshape(w.shape[0], w.shape[2], -1), w)
     return w
 
 
-def suits(w_shape: tuple[int, ...], stride: Pair, dilation: Pair, groups: int, pool: Pair = (1, 1)) -> bool:
+def suits(stride: Pair, dilation: Pair, groups: int, pool: Pair = (1, 1)) -> bool:
     """Whether the algorithm can do this at all."""
     return groups == 1 and dilation == (1, 1) and math.prod(pool) < SHUT

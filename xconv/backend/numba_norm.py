@@ -26,7 +26,7 @@ class NumbaNorm(NumbaTeam):
     def batch_norm_backward(
         self, dy: Array, saved: BatchNormSaved, need: Need = EVERYTHING
     ) -> tuple[Array | None, Array | None, Array | None]:
-        if not any(need):
+        if not (need.x or need.params):
             return None, None, None
         x, gamma, mean, inv_std, _ = saved
         dx = self.empty(dy.shape if need.x else (0, 0, 0, 0), dy.dtype)

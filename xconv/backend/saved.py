@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from xconv.shapes import Pads, Pair
 
 Array = Any  # np.ndarray on NumPy and Numba, cupy.ndarray on CuPy
 
 
 class Need(NamedTuple):
-    """Which gradients a backward pass must give; those not needed come back as None."""
+    """Which gradients a backward pass must give; those not needed come back as None.
+
+    `dw` is memory for the gradient of w: an operation may write it there and give that very array, which spares a copy.
+    """
 
     x: bool = True
     params: bool = True
+    dw: Any = None
 
 
 EVERYTHING = Need()
@@ -44,6 +50,15 @@ class ConvPoolSaved(NamedTuple):
     pool_stride: Pair
 
 
+class ConvMemory(NamedTuple):
+    """What a convolution takes beside its arguments and results, in bytes, told from shapes alone."""
+
+    forward: list[int]  # the arrays that it needs for a while
+    backward: list[int]
+    keeps_y: bool = False  # whether the way back needs y, which then lives until then, as x does
+    kept: int = 0  # what else is kept until then
+
+
 class BatchNormSaved(NamedTuple):
     """What batch_norm keeps: x, from which the normalised map is rebuilt, and for each channel [C] its statistics."""
 
@@ -52,3 +67,8 @@ class BatchNormSaved(NamedTuple):
     mean: Array
     inv_std: Array  # 1 / sqrt(var + eps)
     var: Array  # of the batch, biased: for the running statistics of a layer
+
+
+def argmax_dtype(kernel: Pair) -> Any:
+    """uint8 where every index of the window fits, else int32."""
+    return np.uint8 if kernel[0] * kernel[1] <= 256 else np.int32

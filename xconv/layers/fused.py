@@ -28,6 +28,24 @@ class ConvReLU(Layer):
         return self.conv.backward(dy, saved, need)
 
 
+class NormalizedConv(Layer):
+    """Conv2D of one group whose output goes to a BatchNormalization alone: a backend may round more freely there."""
+
+    keeps = "x"
+
+    def __init__(self, conv: Conv2D) -> None:
+        super().__init__(name=conv.name)
+        self.conv = conv
+
+    def forward(self, x: Array, ctx: Context) -> tuple[Array, Any]:
+        conv = self.conv
+        w, b = conv.w_and_b(conv.filters)
+        return conv.backend.conv2d(x, w, b, conv.strides, conv.pads(x.shape[1:]), conv.dilation_rate, normalized=True)
+
+    def backward(self, dy: Array, saved: Any, need: Need) -> tuple[Array | None, dict[str, Array]]:
+        return self.conv.backward(dy, saved, need)
+
+
 class ConvReLUMaxPool(Layer):
     """Conv2D, ReLU and MaxPool2D without ever storing the unpooled map. The parameters stay the Conv2D's.
 

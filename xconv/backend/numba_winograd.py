@@ -1,0 +1,117 @@
+"""Winograd's algorithm for convolution by 3x3 with stride 1: its shares for the team, its rule and its scratch memory.
+
+`xconv.kernels.cpu.winograd` has the formula and the kernels. It multiplies 2.25 (m = 2) or 4 (m = 4) times less, but
+rounds otherwise: where a window of zeros must give exactly zero it leaves residues of about 1e-7, which a ReLU may let
+through. So it is chosen only where batch normalisation follows, or on request.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from xconv.backend.base import Array, Need
+from xconv.backend.numba_team import NumbaTeam
+from xconv.kernels.cpu import winograd
+from xconv.kernels.cpu.vectors import ROWS, WIDE, lanes
+from xconv.shapes import Pads, Pair, window_output
+
+TILES = 32  # done together by a thread: their transforms stay in its second-level cache
+WHOLE = 16  # channels and filters are multiples of this: of a float32 vector, and of ROWS
+PART = 1 << 24  # bytes of transformed tiles that the way back holds at once
+
+
+class WinogradSaved(NamedTuple):
+    """What the way back needs."""
+
+    x: Array
+    w: Array
+    y: Array | None  # kept only where an activation needs it
+    pads: Pads
+
+
+class NumbaWinograd(NumbaTeam):
+    """Part of NumbaBackend."""
+
+    def _winograd_conv2d(
+        self, x: Array, w: Array, b: Array, pads: Pads, activation: str | None
+    ) -> tuple[Array, WinogradSaved]:
+        n, f, out = x.shape[0], w.shape[0], window_output(x.shape[2:], (3, 3), (1, 1), pads)
+        m = tile_size(out)
+        y = self.empty((n, f, *out), x.dtype)
+        u = self._winograd_filters(w, m, False)
+        bias = np.zeros(u.shape[1] * u.shape[3], x.dtype)
+        bias[:f] = b
+        arguments = (x, u, bias, y, m, _rows_together(y, m), pads[0], pads[2])
+        self._over(n, y.size * w[0].size, winograd.forward, *arguments)
+        if activation == "relu":
+            y = self.relu(y)
+        return y, WinogradSaved(x, w, y if activation else None, pads)
+
+    def _winograd_conv2d_backward(
+        self, dy: Array, saved: WinogradSaved, need: Need
+    ) -> tuple[Array | None, Array | None, Array | None]:
+        x, w, y, pads = saved
+        if y is not None:
+            dy = self.relu_backward(dy, y)
+        m = tile_size(dy.shape[2:])
+        (n, c), f, nn = x.shape[:2], w.shape[0], (m + 2) ** 2
+        per_image = -(-dy.shape[2] // m) * -(-dy.shape[3] // m)
+        width = _width(f, x.dtype)
+        blocks = -(-f // width)
+        images = max(1, min(n, PART // (nn * per_image * (c + blocks * width) * x.itemsize)))
+        tiles = -(-images * per_image // ROWS) * ROWS
+        ut = self._winograd_filters(w, m, True) if need.x else np.empty((nn, 0, f, width), x.dtype)
+        dx = self.empty(x.shape if need.x else (0, 0, 0, 0), x.dtype)
+        v = self.empty((nn, tiles if need.params else 0, c), x.dtype)
+        d = self.empty((nn, blocks, tiles, width), x.dtype)
+        total = self.empty((c // ROWS if need.params else 0, blocks, nn, ROWS, width), x.dtype)
+        work, together = dy.size * w[0].size, _rows_together(dy, m)
+        for start in range(0, n, images):
+            count = min(images, n - start)
+
+            def transform(first: int, last: int, start: int = start) -> None:
+                settings = (m, together, pads[0], pads[2], start, start + first, start + last)
+                winograd.backward_tiles(x, dy, ut, v, d, dx, *settings, need.x, need.params)
+
+            self._over(count, work, transform)
+            if need.params:
+                done = (v, d, count * per_image, total, m)
+                self._over(
+                    c // ROWS, work, lambda i, j, done=done, s=start: winograd.backward_filters(*done, i, j, s > 0)
+                )
+        if not need.params:
+            return dx, None, None
+        dw = self.empty(w.shape, w.dtype) if need.dw is None else need.dw
+        self._over(c // ROWS, work, winograd.unpack_filters, total, dw, m)
+        return dx if need.x else None, dw, dy.sum(axis=(0, 2, 3))
+
+    def _winograd_filters(self, w: Array, m: int, turned: bool) -> Array:
+        """G w G' of all filters, in blocks of filters for the way forward, of channels (`turned`) for the way back."""
+        f, c = w.shape[:2]
+        inner, outer = (f, c) if turned else (c, f)
+        width = _width(outer, w.dtype)
+        u = self.empty(((m + 2) ** 2, -(-outer // width), inner, width), w.dtype)
+        self._over(inner, u.size, lambda first, last: winograd.pack_filters(w, u, m, first, last, turned))
+        return u
+
+
+def suits(w_shape: tuple[int, ...], stride: Pair, dilation: Pair, groups: int) -> bool:
+    """Whether the algorithm can do this at all: its transforms work on vectors of channels."""
+    f, c, *kernel = w_shape
+    return tuple(kernel) == (3, 3) and stride == dilation == (1, 1) and groups == 1 and not (c % WHOLE or f % WHOLE)
+
+
+def tile_size(out: Pair) -> int:
+    """m: 2 where a tile of 4 would be mostly empty."""
+    return 4 if min(out) > 2 else 2
+
+
+def _width(channels: int, dtype: object) -> int:
+    one = lanes(dtype)
+    return one * (WIDE if channels > one else 1)
+
+
+def _rows_together(y: Array, m: int) -> int:
+    return max(1, TILES // -(-y.shape[3] // m))
