@@ -12,9 +12,8 @@ from xconv.errors import ConfigError, DTypeError, ShapeError, described
 from xconv.graph import Graph, Node
 from xconv.layers import BatchNormalization, Context, Conv2D, Dense, Layer, MaxPool2D, ReLU
 from xconv.layers.base import backward_pair, forward_pair
-from xconv.layers.fused import ConvReLU, ConvReLUMaxPool, NormalizedConv
+from xconv.layers.fused import ConvReLU, ConvReLUMaxPool, NormalizedConv, NormReLU
 from xconv.parameters import Parameters
-
 
 # Layers whose backward hands `need` to one operation, which may write the gradient of w where it belongs. Theirs alone:
 # in a layer of one's own two operations could write there.
@@ -86,7 +85,13 @@ class Plan:
             chain = [node]
             while len(chain) < 3 and readers[chain[-1].id] == 1 and chain[-1].id in follower:
                 chain.append(follower[chain[-1].id])
-            run = self._conv_pool(chain) or self._conv_relu(chain[:2]) or self._conv_norm(chain[:2]) or _run(node)
+            run = (
+                self._conv_pool(chain)
+                or self._conv_relu(chain[:2])
+                or self._conv_norm(chain[:2])
+                or self._norm_relu(chain[:2])
+            )
+            run = run or _run(node)
             done.update(run.nodes)
             runs.append(run)
         return sorted(runs, key=lambda run: run.id)
@@ -104,6 +109,13 @@ class Plan:
         conv = chain[0].layer
         assert isinstance(conv, Conv2D)
         return None if conv.groups != 1 else _run(chain[0], layer=NormalizedConv(conv))
+
+    def _norm_relu(self, chain: list[Node]) -> Run | None:
+        if not self.backend.fuses_norm_relu or [type(node.layer) for node in chain] != [BatchNormalization, ReLU]:
+            return None
+        norm = chain[0].layer
+        assert isinstance(norm, BatchNormalization)
+        return _run(*chain, layer=NormReLU(norm))
 
     def _conv_pool(self, chain: list[Node]) -> Run | None:
         if [type(node.layer) for node in chain] != [Conv2D, ReLU, MaxPool2D]:

@@ -64,8 +64,8 @@ def forward(x, w, b, y, chosen, windows, taps, ks, shape, place, first, last):
 
     `chosen` is which output of its window was the largest, SHUT where ReLU lets none through. w holds K = KH*KW*C
     lines of L filters in each of FB blocks. Entry k of what output t of window q sees lies in a block at windows[q] +
-    taps[t] + ks[k]; ks is int64, the others int32. `shape` is (images, rows of windows, input rows, input columns) of a block; `place`
-    is (windows in a row, input rows from one row of windows to the next, top and left padding).
+    taps[t] + ks[k]; ks is int64, the others int32. `shape` is (images, rows of windows, input rows, input columns) of
+    a block; `place` is (windows in a row, input rows from one row of windows to the next, top and left padding).
     """
     images, band, hb, wb = shape
     across, step, top, left = place

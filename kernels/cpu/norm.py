@@ -41,8 +41,16 @@ def _products(a, mean_a, b, mean_b):
 
 
 @jit
-def batch_norm(x, gamma, beta, eps, y, mean, inv_std, var, first, last):
-    """Y = gamma (x - mean) / sqrt(var + eps) + beta, and the statistics of each channel.
+def _opened(dy, x, middle, scale, shift, flow):
+    """Flow = dy where (x - middle) scale + shift > 0, else 0; all [P]."""
+    zero = x.dtype.type(0)
+    for j in range(dy.size):
+        flow[j] = dy[j] if (x[j] - middle) * scale + shift > zero else zero
+
+
+@jit
+def batch_norm(x, gamma, beta, eps, relu, y, mean, inv_std, var, first, last):
+    """Y = gamma (x - mean) / sqrt(var + eps) + beta, through a ReLU if asked, and the statistics of each channel.
 
     A channel's variance is the mean of its planes' variances plus the variance of its planes' means, so that a plane is
     still in cache when its squares are summed.
@@ -60,39 +68,59 @@ def batch_norm(x, gamma, beta, eps, y, mean, inv_std, var, first, last):
             between += (means[i] - middle) ** 2
         variance = (within / p + between) / n
         mean[c], var[c], inv_std[c] = middle, variance, 1.0 / np.sqrt(variance + eps)
-        normalize(x, mean, inv_std, gamma, beta, y, c, c + 1)
+        normalize(x, mean, inv_std, gamma, beta, relu, y, c, c + 1)
 
 
 @jit
-def normalize(x, mean, inv_std, gamma, beta, y, first, last):
-    """Y = gamma (x - mean) inv_std + beta."""
+def normalize(x, mean, inv_std, gamma, beta, relu, y, first, last):
+    """Y = gamma (x - mean) inv_std + beta, through a ReLU if asked."""
     n, _, p = x.shape
+    zero = x.dtype.type(0)
     for c in range(first, last):
         middle, scale, shift = mean[c], gamma[c] * inv_std[c], beta[c]
         for i in range(n):
             source, target = x[i, c], y[i, c]
-            for j in range(p):
-                target[j] = (source[j] - middle) * scale + shift
+            if relu:
+                for j in range(p):
+                    value = (source[j] - middle) * scale + shift
+                    target[j] = zero if value <= zero else value
+            else:
+                for j in range(p):
+                    target[j] = (source[j] - middle) * scale + shift
 
 
 @jit
-def batch_norm_backward(dy, x, gamma, mean, inv_std, dx, dgamma, dbeta, need_dx, first, last):
-    """Dbeta = sum dy, dgamma = sum dy xhat, dx = gamma / sqrt(var + eps) (dy - dbeta / m - xhat dgamma / m)."""
+def batch_norm_backward(dy, x, gamma, beta, relu, mean, inv_std, dx, dgamma, dbeta, need_dx, first, last):
+    """Dbeta = sum dy, dgamma = sum dy xhat, dx = gamma / sqrt(var + eps) (dy - dbeta / m - xhat dgamma / m).
+
+    With `relu`, dy counts as 0 where the output was not positive.
+    """
     n, _, p = x.shape
     zero = x.dtype.type(0)
+    flow = np.empty(p, x.dtype)
     for c in range(first, last):
         total = products = 0.0
         for i in range(n):
-            total += _sum(dy[i, c])
-            products += _products(dy[i, c], zero, x[i, c], mean[c])
+            if relu:
+                _opened(dy[i, c], x[i, c], mean[c], gamma[c] * inv_std[c], beta[c], flow)
+                total += _sum(flow)
+                products += _products(flow, zero, x[i, c], mean[c])
+            else:
+                total += _sum(dy[i, c])
+                products += _products(dy[i, c], zero, x[i, c], mean[c])
         dbeta[c], dgamma[c] = total, products * inv_std[c]
         if need_dx:
             middle, scale, shift = mean[c], gamma[c] * inv_std[c], x.dtype.type(total / (n * p))
             slope = x.dtype.type(products * inv_std[c] * inv_std[c] / (n * p))
             for i in range(n):
                 source, other, target = dy[i, c], x[i, c], dx[i, c]
-                for j in range(p):
-                    target[j] = scale * (source[j] - shift - (other[j] - middle) * slope)
+                if relu:
+                    _opened(source, other, middle, scale, beta[c], flow)
+                    for j in range(p):
+                        target[j] = scale * (flow[j] - shift - (other[j] - middle) * slope)
+                else:
+                    for j in range(p):
+                        target[j] = scale * (source[j] - shift - (other[j] - middle) * slope)
 
 
 # ---------------------------------------------------------------------- short planes
@@ -136,7 +164,21 @@ def _spread(of_channels, p, like):
 
 
 @jit
-def thin_batch_norm(x, gamma, beta, eps, y, mean, inv_std, var, first, last):
+def _thin_opened(dy, x, mean, gamma, inv_std, beta, p, first, last):
+    """As _opened, of dy[N,C*P]: a copy in which the other channels have no meaning."""
+    zero = x.dtype.type(0)
+    middle, scale = _spread(mean[first:last], p, x), _spread(gamma[first:last] * inv_std[first:last], p, x)
+    shift, flow = _spread(beta[first:last], p, x), np.empty_like(dy)
+    for i in range(x.shape[0]):
+        source, other = dy[i, first * p : last * p], x[i, first * p : last * p]
+        target = flow[i, first * p : last * p]
+        for j in range(middle.size):
+            target[j] = source[j] if (other[j] - middle[j]) * scale[j] + shift[j] > zero else zero
+    return flow
+
+
+@jit
+def thin_batch_norm(x, gamma, beta, eps, relu, y, mean, inv_std, var, first, last):
     """See batch_norm."""
     n, c, p = x.shape
     flat = x.reshape(n, c * p)
@@ -144,27 +186,35 @@ def thin_batch_norm(x, gamma, beta, eps, y, mean, inv_std, var, first, last):
     middle = _spread(mean[first:last], p, x)
     variance = _thin_products(flat, middle, flat, middle, p, first, last) / (n * p)
     var[first:last], inv_std[first:last] = variance, 1.0 / np.sqrt(variance + eps)
-    thin_normalize(x, mean, inv_std, gamma, beta, y, first, last)
+    thin_normalize(x, mean, inv_std, gamma, beta, relu, y, first, last)
 
 
 @jit
-def thin_normalize(x, mean, inv_std, gamma, beta, y, first, last):
+def thin_normalize(x, mean, inv_std, gamma, beta, relu, y, first, last):
     """See normalize."""
     n, c, p = x.shape
+    zero = x.dtype.type(0)
     x, y = x.reshape(n, c * p), y.reshape(n, c * p)
     middle, shift = _spread(mean[first:last], p, x), _spread(beta[first:last], p, x)
     scale = _spread(gamma[first:last] * inv_std[first:last], p, x)
     for i in range(n):
         source, target = x[i, first * p : last * p], y[i, first * p : last * p]
-        for j in range(middle.size):
-            target[j] = (source[j] - middle[j]) * scale[j] + shift[j]
+        if relu:
+            for j in range(middle.size):
+                value = (source[j] - middle[j]) * scale[j] + shift[j]
+                target[j] = zero if value <= zero else value
+        else:
+            for j in range(middle.size):
+                target[j] = (source[j] - middle[j]) * scale[j] + shift[j]
 
 
 @jit
-def thin_batch_norm_backward(dy, x, gamma, mean, inv_std, dx, dgamma, dbeta, need_dx, first, last):
+def thin_batch_norm_backward(dy, x, gamma, beta, relu, mean, inv_std, dx, dgamma, dbeta, need_dx, first, last):
     """See batch_norm_backward."""
     n, c, p = x.shape
     dy, x = dy.reshape(n, c * p), x.reshape(n, c * p)
+    if relu:
+        dy = _thin_opened(dy, x, mean, gamma, inv_std, beta, p, first, last)
     rate, middle = inv_std[first:last], _spread(mean[first:last], p, x)
     total = _thin_sums(dy, p, first, last)
     products = _thin_products(dy, np.zeros_like(middle), x, middle, p, first, last)

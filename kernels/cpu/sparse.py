@@ -85,14 +85,13 @@ def collect(
         zero = ir.Constant(INT, 0)
         if BYTES < 64:  # no instruction puts the chosen entries of a vector side by side
             return emit.loop(count, [zero], scalar)[0]
-        blocks = builder.sdiv(builder.add(count, ir.Constant(INT, emit.lanes - 1)), ir.Constant(INT, emit.lanes))
-        return emit.loop(blocks, [zero], vector)[0]
+        return emit.loop(emit.blocks(count), [zero], vector)[0]
 
     return types.intp(*pairs(dy, chosen, windows, taps, where, values), types.intp, types.intp), code
 
 
 def _each_size(builder: Any, size: Any, vectors: Any, emits: list[Emit], body: Any) -> None:
-    """body(emit, v) where `vectors` is v and `size` the bytes of the emit's: registers cannot be counted at run time."""
+    """body(emit, v) where `vectors` is v and `size` the bytes of the emit's: a register has no number at run time."""
     for emit in emits:
         with builder.if_then(builder.icmp_signed("==", size, ir.Constant(INT, emit.lanes * emit.size))):
             for v in range(1, MOST + 1):

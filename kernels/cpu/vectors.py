@@ -115,6 +115,15 @@ class Emit:
         one = self.builder.insert_element(nothing, value, ir.Constant(ir.IntType(32), 0))
         return self.builder.shuffle_vector(one, nothing, ir.Constant(where, [0] * self.lanes))
 
+    def shuffle(self, a: Any, b: Any, order: list[int]) -> Any:
+        """The vector of those entries of a and b, b's counted on from a's."""
+        return self.builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(order)), order))
+
+    def blocks(self, count: Any) -> Any:
+        """How many vectors `count` entries take."""
+        lanes = ir.Constant(INT, self.lanes)
+        return self.builder.sdiv(self.builder.add(count, ir.Constant(INT, self.lanes - 1)), lanes)
+
     def constant(self, value: float) -> Any:
         """A vector of one known value."""
         return ir.Constant(self.vector, [float(value)] * self.lanes)
@@ -279,12 +288,9 @@ def transpose(
         ]
         half = emit.lanes // 2
         low = [i // 2 + emit.lanes * (i % 2) for i in range(emit.lanes)]
-        which = ir.VectorType(ir.IntType(32), emit.lanes)
         for _ in range(emit.lanes.bit_length() - 1):  # each pass deals two halves of the lines out in turn
             lines = [
-                builder.shuffle_vector(
-                    lines[i // 2], lines[i // 2 + half], ir.Constant(which, [k + half * (i % 2) for k in low])
-                )
+                emit.shuffle(lines[i // 2], lines[i // 2 + half], [k + half * (i % 2) for k in low])
                 for i in range(emit.lanes)
             ]
         none = ir.Constant(ir.VectorType(ir.IntType(1), emit.lanes), [0] * emit.lanes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xconv import streams
 from xconv.backend.arrays import Arrays
-from xconv.backend.saved import EVERYTHING, Array, BatchNormSaved, Need
+from xconv.backend.saved import EVERYTHING, Array, BatchNormSaved, Need, NormReLUSaved
 
 
 class BatchNormAndDropout(Arrays):
@@ -45,12 +45,31 @@ class BatchNormAndDropout(Arrays):
             dx *= _wide(saved.gamma * saved.inv_std)
         return (dx, dgamma, dbeta) if need.params else (dx, None, None)
 
-    def batch_norm_inference(self, x: Array, gamma: Array, beta: Array, mean: Array, var: Array, eps: float) -> Array:
-        """x[N,C,H,W] -> gamma (x - mean) / sqrt(var + eps) + beta with given statistics, as one scale and one shift."""
+    fuses_norm_relu = False  # whether the two below are faster here than their parts
+
+    def batch_norm_relu(self, x: Array, gamma: Array, beta: Array, eps: float) -> tuple[Array, NormReLUSaved]:
+        """batch_norm and ReLU in one."""
+        y, saved = self.batch_norm(x, gamma, beta, eps)
+        y = self.xp.maximum(y, 0, out=y)
+        return y, NormReLUSaved(saved, beta, y)
+
+    def batch_norm_relu_backward(
+        self, dy: Array, saved: NormReLUSaved, need: Need = EVERYTHING
+    ) -> tuple[Array | None, Array | None, Array | None]:
+        """dy -> dx, dgamma, dbeta, as batch_norm_backward."""
+        return self.batch_norm_backward(dy * (saved.y > 0), saved.norm, need)
+
+    def batch_norm_inference(
+        self, x: Array, gamma: Array, beta: Array, mean: Array, var: Array, eps: float, relu: bool = False
+    ) -> Array:
+        """x[N,C,H,W] -> gamma (x - mean) / sqrt(var + eps) + beta with given statistics, as one scale and one shift.
+
+        With `relu`, through a ReLU.
+        """
         scale = gamma / self.xp.sqrt(var + float(eps))
         y = self.xp.multiply(x, _wide(scale), out=self.empty(x.shape, x.dtype))
         y += _wide(beta - mean * scale)
-        return y
+        return self.xp.maximum(y, 0, out=y) if relu else y
 
     def _channel_sums(self, x: Array) -> Array:
         """x[N,C,H,W] -> [C], plane by plane and then over the planes: rounding grows with the length of a sum.

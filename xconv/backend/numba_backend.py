@@ -44,7 +44,10 @@ class NumbaBackend(NumbaConv, NumbaNorm):
         y, argmax = self.empty(shape, x.dtype), self.empty(shape, argmax_dtype(kernel))
         planes = x.reshape(n * c, h, w), y.reshape(n * c, *shape[2:]), argmax.reshape(n * c, *shape[2:])
         window = (*kernel, *stride, pads[0], pads[2])
-        self._over(n * c, x.size, lambda first, last: pooling.max_pool(*planes, first, last, *window))
+        if _side_by_side(kernel, stride, pads):
+            self._over(n * c, x.size, pooling.max_pool_pairs, *planes)
+        else:
+            self._over(n * c, x.size, lambda first, last: pooling.max_pool(*planes, first, last, *window))
         return y, argmax
 
     def max_pool_backward(
@@ -54,7 +57,10 @@ class NumbaBackend(NumbaConv, NumbaNorm):
         dx = self.empty(x_shape, dy.dtype)
         planes = [a.reshape(n * c, *a.shape[2:]) for a in (dy, argmax, dx)]
         window = (kernel[1], *stride, pads[0], pads[2])
-        self._over(n * c, dx.size, lambda first, last: pooling.max_pool_backward(*planes, first, last, *window))
+        if _side_by_side(kernel, stride, pads):
+            self._over(n * c, dx.size, pooling.max_pool_pairs_backward, *planes)
+        else:
+            self._over(n * c, dx.size, lambda first, last: pooling.max_pool_backward(*planes, first, last, *window))
         return dx
 
     def avg_pool(self, x: Array, kernel: Pair, stride: Pair, pads: Pads) -> Array:
@@ -131,6 +137,11 @@ class NumbaBackend(NumbaConv, NumbaNorm):
     ) -> None:
         settings = hyper, beta1, beta2, eps, weight_decay
         self._sliced(elementwise.adam, _line(p), _line(g), _line(m), _line(v), then=settings)
+
+
+def _side_by_side(kernel: Pair, stride: Pair, pads: Pads) -> bool:
+    """Whether pooling is the common one, for which there is vector code."""
+    return kernel == stride == (2, 2) and not any(pads)
 
 
 def _line(a: Array) -> Array:

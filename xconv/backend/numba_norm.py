@@ -7,6 +7,7 @@ import numpy as np
 from xconv import streams
 from xconv.backend.base import EVERYTHING, Array, BatchNormSaved, Need
 from xconv.backend.numba_team import NumbaTeam
+from xconv.backend.saved import NormReLUSaved
 from xconv.kernels.cpu import elementwise, norm
 
 THIN = 64  # entries of a plane up to which loops run along the channels
@@ -16,30 +17,52 @@ DRAWN = 1 << 17  # entries whose part of the mask is drawn at once, and stays in
 class NumbaNorm(NumbaTeam):
     """Part of NumbaBackend."""
 
+    fuses_norm_relu = True
+
     def batch_norm(self, x: Array, gamma: Array, beta: Array, eps: float) -> tuple[Array, BatchNormSaved]:
+        return self._norm(x, gamma, beta, eps, False)
+
+    def batch_norm_relu(self, x: Array, gamma: Array, beta: Array, eps: float) -> tuple[Array, NormReLUSaved]:
+        y, saved = self._norm(x, gamma, beta, eps, True)
+        return y, NormReLUSaved(saved, beta, None)
+
+    def _norm(self, x: Array, gamma: Array, beta: Array, eps: float, relu: bool) -> tuple[Array, BatchNormSaved]:
         y, (mean, inv_std, var) = self.empty(x.shape, x.dtype), np.empty((3, x.shape[1]), x.dtype)
         kernel = norm.thin_batch_norm if _thin(x) else norm.batch_norm
-        arguments = (_planes(x), gamma, beta, float(eps), _planes(y), mean, inv_std, var)
+        arguments = (_planes(x), gamma, beta, float(eps), relu, _planes(y), mean, inv_std, var)
         self._over(x.shape[1], 4 * x.size, kernel, *arguments)
         return y, BatchNormSaved(x, gamma, mean, inv_std, var)
 
     def batch_norm_backward(
         self, dy: Array, saved: BatchNormSaved, need: Need = EVERYTHING
     ) -> tuple[Array | None, Array | None, Array | None]:
+        return self._norm_backward(dy, saved, saved.gamma, False, need)
+
+    def batch_norm_relu_backward(
+        self, dy: Array, saved: NormReLUSaved, need: Need = EVERYTHING
+    ) -> tuple[Array | None, Array | None, Array | None]:
+        return self._norm_backward(dy, saved.norm, saved.beta, True, need)
+
+    def _norm_backward(
+        self, dy: Array, saved: BatchNormSaved, beta: Array, relu: bool, need: Need
+    ) -> tuple[Array | None, Array | None, Array | None]:
+        """With `relu`, where it was open is found again from x: that is read here anyway."""
         if not (need.x or need.params):
             return None, None, None
         x, gamma, mean, inv_std, _ = saved
         dx = self.empty(dy.shape if need.x else (0, 0, 0, 0), dy.dtype)
         dgamma, dbeta = np.empty((2, x.shape[1]), x.dtype)
         kernel = norm.thin_batch_norm_backward if _thin(x) else norm.batch_norm_backward
-        arguments = (_planes(dy), _planes(x), gamma, mean, inv_std, _planes(dx), dgamma, dbeta, need.x)
+        arguments = (_planes(dy), _planes(x), gamma, beta, relu, mean, inv_std, _planes(dx), dgamma, dbeta, need.x)
         self._over(x.shape[1], 4 * x.size, kernel, *arguments)
         return dx if need.x else None, dgamma if need.params else None, dbeta if need.params else None
 
-    def batch_norm_inference(self, x: Array, gamma: Array, beta: Array, mean: Array, var: Array, eps: float) -> Array:
+    def batch_norm_inference(
+        self, x: Array, gamma: Array, beta: Array, mean: Array, var: Array, eps: float, relu: bool = False
+    ) -> Array:
         y, inv_std = self.empty(x.shape, x.dtype), 1.0 / np.sqrt(var + float(eps))
         kernel = norm.thin_normalize if _thin(x) else norm.normalize
-        self._over(x.shape[1], x.size, kernel, _planes(x), mean, inv_std, gamma, beta, _planes(y))
+        self._over(x.shape[1], x.size, kernel, _planes(x), mean, inv_std, gamma, beta, relu, _planes(y))
         return y
 
     def dropout(self, x: Array, rate: float, seed: int, step: Array, node: int) -> Array:

@@ -69,6 +69,14 @@ class BatchNormSaved(NamedTuple):
     var: Array  # of the batch, biased: for the running statistics of a layer
 
 
+class NormReLUSaved(NamedTuple):
+    """What batch_norm_relu keeps."""
+
+    norm: BatchNormSaved
+    beta: Array
+    y: Any  # None where it is found again from x
+
+
 def argmax_dtype(kernel: Pair) -> Any:
     """uint8 where every index of the window fits, else int32."""
     return np.uint8 if kernel[0] * kernel[1] <= 256 else np.int32

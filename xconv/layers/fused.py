@@ -7,6 +7,7 @@ from typing import Any
 from xconv.backend import Array, Need
 from xconv.layers.base import Context, Layer, Shape
 from xconv.layers.conv import Conv2D
+from xconv.layers.norm import BatchNormalization
 from xconv.layers.pool import MaxPool2D
 
 
@@ -44,6 +45,25 @@ class NormalizedConv(Layer):
 
     def backward(self, dy: Array, saved: Any, need: Need) -> tuple[Array | None, dict[str, Array]]:
         return self.conv.backward(dy, saved, need)
+
+
+class NormReLU(Layer):
+    """BatchNormalization and ReLU in one pass each way. The parameters stay the BatchNormalization's."""
+
+    keeps = "x"
+
+    def __init__(self, norm: BatchNormalization) -> None:
+        super().__init__(name=norm.name)
+        self.norm = norm
+
+    def forward(self, x: Array, ctx: Context) -> tuple[Array, Any]:
+        return self.norm.forward(x, ctx, relu=True)
+
+    def update(self, saved: Any) -> None:
+        self.norm.update(saved)
+
+    def backward(self, dy: Array, saved: Any, need: Need) -> tuple[Array | None, dict[str, Array]]:
+        return self.norm.backward(dy, saved, need)
 
 
 class ConvReLUMaxPool(Layer):

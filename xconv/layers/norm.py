@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from xconv import checks, initializers
 from xconv.backend import Array, Need
-from xconv.backend.saved import BatchNormSaved
+from xconv.backend.saved import BatchNormSaved, NormReLUSaved
 from xconv.errors import ConfigError, DataError, ShapeError
 from xconv.layers.axes import whole
 from xconv.layers.base import Context, Layer, ParamSpec, Shape
@@ -18,6 +18,7 @@ class GivenStatistics(NamedTuple):
 
     x: Array
     inv_std: Array
+    y: Array | None = None  # where a ReLU was done in the same go
 
 
 class BatchNormalization(Layer):
@@ -79,7 +80,7 @@ class BatchNormalization(Layer):
             "var": ParamSpec(channels, initializers.ones, trainable=False),
         }
 
-    def forward(self, x: Array, ctx: Context) -> tuple[Array, Any]:
+    def forward(self, x: Array, ctx: Context, relu: bool = False) -> tuple[Array, Any]:
         maps, (gamma, beta, mean, var) = _maps(x), self._four()
         if ctx.train and self.trainable:
             if maps.size == maps.shape[1]:
@@ -87,12 +88,16 @@ class BatchNormalization(Layer):
                     f"{self.label}: one value for each channel has no variance to train on; give larger batches, or "
                     f"drop the last one where it is a single example. Received: a training batch of shape {x.shape}"
                 )
-            y, saved = self.backend.batch_norm(maps, gamma, beta, self.epsilon)
+            operation = self.backend.batch_norm_relu if relu else self.backend.batch_norm
+            y, saved = operation(maps, gamma, beta, self.epsilon)
             return y.reshape(x.shape), saved
-        y = self.backend.batch_norm_inference(maps, gamma, beta, mean, var, self.epsilon)
-        return y.reshape(x.shape), GivenStatistics(maps, 1.0 / self.backend.xp.sqrt(var + self.epsilon))
+        y = self.backend.batch_norm_inference(maps, gamma, beta, mean, var, self.epsilon, relu)
+        inv_std = 1.0 / self.backend.xp.sqrt(var + self.epsilon)
+        return y.reshape(x.shape), GivenStatistics(maps, inv_std, y if relu else None)
 
     def update(self, saved: Any) -> None:
+        if isinstance(saved, NormReLUSaved):
+            saved = saved.norm
         if isinstance(saved, BatchNormSaved):
             for name, of_batch in (("mean", saved.mean), ("var", saved.var)):
                 moving = self.params[name]
@@ -103,6 +108,8 @@ class BatchNormalization(Layer):
         maps = _maps(dy)
         if isinstance(saved, BatchNormSaved):
             dx, dgamma, dbeta = self.backend.batch_norm_backward(maps, saved, need)
+        elif isinstance(saved, NormReLUSaved):
+            dx, dgamma, dbeta = self.backend.batch_norm_relu_backward(maps, saved, need)
         else:
             dx, dgamma, dbeta = self._backward_given(maps, saved, need)
         grads = {"gamma": dgamma} if self.scale else {}
@@ -111,6 +118,8 @@ class BatchNormalization(Layer):
     def _backward_given(self, dy: Array, saved: GivenStatistics, need: Need) -> tuple[Array, Array, Array]:
         """With xhat = (x - mean) / sqrt(var + epsilon): dx = dy gamma / sqrt(var + epsilon), dgamma = sum dy xhat."""
         gamma, _, mean, _ = self._four()
+        if saved.y is not None:
+            dy = self.backend.relu_backward(dy, saved.y)
         dx = dy * (gamma * saved.inv_std)[:, None, None] if need.x else None
         if not need.params:
             return dx, None, None
