@@ -45,7 +45,7 @@ def test_backends(run):
     rows = one_json_line(out)
     assert code == 0 and err == ""
     assert {row["name"] for row in rows} == {"numpy", "numba", "cupy"}
-    assert all(list(row) == ["name", "usable", "device", "version", "reason", "fix"] for row in rows)
+    assert all(list(row) == ["name", "usable", "device", "version", "workspace", "reason", "fix"] for row in rows)
     assert next(row for row in rows if row["name"] == "numpy")["usable"] is True
     code, out, _ = run("backends")
     assert code == 0 and re.search(r"numpy +yes +\S", out)

@@ -91,11 +91,11 @@ def test_max_pool_of_nan(cupy, dtype):
     same(cupy, "max_pool", x, (3, 2), (2, 2), (1, 1, 0, 0))
 
 
-@pytest.mark.parametrize("columns_bytes", [1 << 30, 2000])
+@pytest.mark.parametrize("workspace", [1 << 30, 2000])
 @pytest.mark.parametrize("activation", [None, "relu"])
 @pytest.mark.parametrize(("x_shape", "kernel", "stride", "pads"), WINDOWS[:3])
-def test_conv2d(cupy, dtype, monkeypatch, x_shape, kernel, stride, pads, activation, columns_bytes):
-    monkeypatch.setattr("xconv.backend.cupy_backend.COLUMNS_BYTES", columns_bytes)  # whole, or in parts
+def test_conv2d(cupy, dtype, monkeypatch, x_shape, kernel, stride, pads, activation, workspace):
+    monkeypatch.setattr(cupy, "workspace", workspace)  # whole, or in parts
     x, w, b = draw(*x_shape, dtype=dtype), draw(4, x_shape[1], *kernel, dtype=dtype, seed=1), draw(4, dtype=dtype)
     numpy = backends.get_backend("numpy")
     there = [cupy.asarray(a) for a in (x, w, b)]
@@ -110,10 +110,10 @@ def test_conv2d(cupy, dtype, monkeypatch, x_shape, kernel, stride, pads, activat
             assert [g is None for g in got] == [not need.x, not need.params, not need.params]
 
 
-@pytest.mark.parametrize("columns_bytes", [1 << 30, 2000])
+@pytest.mark.parametrize("workspace", [1 << 30, 2000])
 @pytest.mark.parametrize("pool", [((2, 2), (2, 2)), ((3, 2), (1, 2))])
-def test_conv2d_relu_max_pool(cupy, dtype, monkeypatch, pool, columns_bytes):
-    monkeypatch.setattr("xconv.backend.cupy_backend.COLUMNS_BYTES", columns_bytes)
+def test_conv2d_relu_max_pool(cupy, dtype, monkeypatch, pool, workspace):
+    monkeypatch.setattr(cupy, "workspace", workspace)
     x, w, b = draw(3, 2, 9, 8, dtype=dtype), draw(4, 2, 3, 3, dtype=dtype, seed=1), draw(4, dtype=dtype)
     numpy = backends.get_backend("numpy")
     y, saved = cupy.conv2d_relu_max_pool(*(cupy.asarray(a) for a in (x, w, b)), (1, 1), (1, 1, 1, 1), *pool)

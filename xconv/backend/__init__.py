@@ -30,12 +30,13 @@ _chosen: Backend | None = None  # by "auto", once in a process
 
 @dataclass(frozen=True)
 class BackendInfo:
-    """One row of `xconv backends`. `fix` is the line that makes an unusable backend usable."""
+    """One row of `xconv backends`. `fix` is the line that makes an unusable backend usable; `workspace` is in bytes."""
 
     name: str
     usable: bool
     device: str | None
     version: str | None
+    workspace: int | None
     reason: str | None
     fix: str | None
 
@@ -85,7 +86,7 @@ def get_backend(name: str | Backend | None = None) -> Backend:
 
     None means $XCONV_BACKEND, or "auto" where that is not set. A backend that is named either runs or raises
     BackendError with the cause and the fix; "auto" says on stderr, once, what it chose and why. ConfigError where a
-    setting that a backend reads, such as $XCONV_NUM_THREADS, is wrong.
+    setting that a backend reads, $XCONV_NUM_THREADS or $XCONV_WORKSPACE, is wrong.
     """
     if isinstance(name, Backend):
         return name
@@ -127,11 +128,13 @@ def backends() -> list[BackendInfo]:
     for name in NAMES:
         try:
             about = _make(name).describe()
-            rows.append(BackendInfo(name, True, about.get("device"), about.get("version"), None, None))
+            rows.append(
+                BackendInfo(name, True, about.get("device"), about.get("version"), about["workspace"], None, None)
+            )
         except Exception as error:
             known = error if isinstance(error, XconvError) else _cannot_run(name, error)
             fix = getattr(known, "fix", None) or "put right what the reason names"
-            rows.append(BackendInfo(name, False, None, getattr(known, "version", None), _reason(known), fix))
+            rows.append(BackendInfo(name, False, None, getattr(known, "version", None), None, _reason(known), fix))
     return rows
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from xconv.backend.saved import Array
+from xconv.backend.workspace import DEFAULT, workspace_bytes
 
 
 class Arrays:
@@ -16,6 +17,10 @@ class Arrays:
     name = "base"
     xp: Any = np
     array_type: type = np.ndarray
+    workspace: int = DEFAULT  # the most bytes of scratch memory that an operation takes, one image being the least
+
+    def __init__(self) -> None:
+        self.workspace = workspace_bytes()
 
     def asarray(self, a: Any, dtype: Any = None) -> Array:
         """`a` as this backend's C-contiguous array, in native byte order."""
@@ -47,4 +52,22 @@ class Arrays:
 
     def describe(self) -> dict[str, Any]:
         """Device, versions and settings, for reports."""
-        return {"backend": self.name}
+        return {"backend": self.name, "workspace": self.workspace}
+
+    def _parts(self, n: int, image: int, once: int = 0) -> list[slice]:
+        """A batch of n cut evenly, so that scratch of `image` bytes for each image fits the workspace.
+
+        Where there are several parts they take `once` besides. One image is the least. A fixed rule on shapes.
+        """
+        return cut(n, n if n * image <= self.workspace else (self.workspace - once) // image)
+
+
+def cut(n: int, most: int) -> list[slice]:
+    """0..n in even parts of at most so many, though of one at least."""
+    parts = -(-n // max(1, most)) or 1
+    return [slice(n * i // parts, n * (i + 1) // parts) for i in range(parts)]
+
+
+def most(parts: list[slice]) -> int:
+    """Images of the largest part."""
+    return max(part.stop - part.start for part in parts)

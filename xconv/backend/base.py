@@ -1,5 +1,6 @@
 """The seam: what a backend is, and the plain definition of each operation over `self.xp`.
 
+Columns, pooling, products and convolution are here; `base_norm`, `base_elementwise` and `base_scratch` have the rest.
 These definitions are the NumPy backend. Another backend overrides one only to make it faster, and must equal it within
 the published tolerance (tests/tolerances.py). Names: N batch, C channels, H and W height and width, F filters,
 OH and OW output size, KH and KW kernel; `pads` is (top, bottom, left, right); activations are NCHW, C-contiguous.
@@ -8,20 +9,46 @@ OH and OW output size, KH and KW kernel; `pads` is (top, bottom, left, right); a
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
+from xconv.backend.arrays import most
+from xconv.backend.base_elementwise import Elementwise
 from xconv.backend.base_norm import BatchNormAndDropout
-from xconv.backend.saved import EVERYTHING, Array, BatchNormSaved, ConvPoolSaved, ConvSaved, Need
+from xconv.backend.base_scratch import ConvScratch
+from xconv.backend.saved import (
+    EVERYTHING,
+    Array,
+    BatchNormSaved,
+    ConvMemory,
+    ConvPoolSaved,
+    ConvSaved,
+    Need,
+    argmax_dtype,
+)
 from xconv.errors import ShapeError
 from xconv.shapes import Pads, Pair, same_shape, window_output
 
-__all__ = ["EVERYTHING", "Array", "Backend", "BatchNormSaved", "ConvPoolSaved", "ConvSaved", "Need", "argmax_dtype"]
+__all__ = [
+    "EVERYTHING",
+    "Array",
+    "Backend",
+    "BatchNormSaved",
+    "ConvMemory",
+    "ConvPoolSaved",
+    "ConvSaved",
+    "Need",
+    "argmax_dtype",
+]
 
 
-class Backend(BatchNormAndDropout):
-    """Where arrays live and how each operation is computed. `xp` is the array module."""
+class Backend(ConvScratch, Elementwise, BatchNormAndDropout):
+    """Where arrays live and how each operation is computed. `xp` is the array module.
+
+    Where an operation needs more scratch memory than `workspace` for a whole batch, it goes through it in parts.
+    """
 
     # ------------------------------------------------------------------ columns
 
@@ -29,11 +56,11 @@ class Backend(BatchNormAndDropout):
         """The window under each output as a row: x[N,C,H,W] -> col[N*OH*OW, C*KH*KW]."""
         n, c, h, w = x.shape
         oh, ow = window_output((h, w), kernel, stride, pads, dilation)
-        xpad = self._pad(x, pads, 0)
         col = self.empty((n, oh, ow, c, *kernel), x.dtype)
-        for ky in range(kernel[0]):
-            for kx in range(kernel[1]):
-                col[..., ky, kx] = _tap(xpad, ky, kx, oh, ow, stride, dilation).transpose(0, 2, 3, 1)
+        for part, xpad in self._padded(x, pads, 0):
+            for ky in range(kernel[0]):
+                for kx in range(kernel[1]):
+                    col[part, ..., ky, kx] = _tap(xpad, ky, kx, oh, ow, stride, dilation).transpose(0, 2, 3, 1)
         return col.reshape(n * oh * ow, c * kernel[0] * kernel[1])
 
     def col2im(
@@ -46,16 +73,20 @@ class Backend(BatchNormAndDropout):
         dilation: Pair = (1, 1),
     ) -> Array:
         """The transpose of im2col: overlapping windows are summed. col[N*OH*OW, C*KH*KW] -> x[N,C,H,W]."""
-        n, c, h, w = x_shape
+        x = self.empty(x_shape, col.dtype)
+        self._add_windows(col, x, kernel, stride, pads, dilation)
+        return x
+
+    def _add_windows(self, col: Array, x: Array, kernel: Pair, stride: Pair, pads: Pads, dilation: Pair) -> None:
+        """col2im into x[N,C,H,W]."""
+        n, c, h, w = x.shape
         oh, ow = window_output((h, w), kernel, stride, pads, dilation)
-        top, bottom, left, right = pads
         col = col.reshape(n, oh, ow, c, *kernel)
-        xpad = self.xp.zeros((n, c, h + top + bottom, w + left + right), col.dtype)
-        for ky in range(kernel[0]):
-            for kx in range(kernel[1]):
-                tap = _tap(xpad, ky, kx, oh, ow, stride, dilation)
-                tap += col[..., ky, kx].transpose(0, 3, 1, 2)
-        return self.xp.ascontiguousarray(xpad[:, :, top : top + h, left : left + w])
+        for part, xpad in self._unpadded(x, pads):
+            for ky in range(kernel[0]):
+                for kx in range(kernel[1]):
+                    tap = _tap(xpad, ky, kx, oh, ow, stride, dilation)
+                    tap += col[part, ..., ky, kx].transpose(0, 3, 1, 2)
 
     # ------------------------------------------------------------------ pooling
 
@@ -64,62 +95,65 @@ class Backend(BatchNormAndDropout):
 
         The first maximum wins, and so does the first NaN; padding is -inf and never wins.
         """
-        oh, ow = window_output(x.shape[2:], kernel, stride, pads)
-        xpad = self._pad(x, pads, -np.inf)
-        y = self.empty((*x.shape[:2], oh, ow), x.dtype)
-        y[...] = _tap(xpad, 0, 0, oh, ow, stride)
-        first = [self.xp.maximum(pads[2 * k] - self.xp.arange(y.shape[2 + k]) * stride[k], 0) for k in (0, 1)]
-        argmax = self.empty(y.shape, argmax_dtype(kernel))
-        argmax[...] = first[0][:, None] * kernel[1] + first[1]  # the first entry that lies inside the image
-        for i in range(1, kernel[0] * kernel[1]):
-            value = _tap(xpad, i // kernel[1], i % kernel[1], oh, ow, stride)
-            better = ~(value <= y) & (y == y)  # `y == y`: not NaN yet
-            self.xp.copyto(y, value, where=better)
-            self.xp.copyto(argmax, argmax.dtype.type(i), where=better)
+        shape = *x.shape[:2], *window_output(x.shape[2:], kernel, stride, pads)
+        y, argmax = self.empty(shape, x.dtype), self.empty(shape, argmax_dtype(kernel))
+        self._max_pool(x, y, argmax, kernel, stride, pads)
         return y, argmax
+
+    def _max_pool(self, x: Array, y: Array, argmax: Array, kernel: Pair, stride: Pair, pads: Pads) -> None:
+        """max_pool into y and argmax."""
+        _, c, oh, ow = y.shape
+        first = [self.xp.maximum(pads[2 * k] - self.xp.arange(y.shape[2 + k]) * stride[k], 0) for k in (0, 1)]
+        argmax[...] = first[0][:, None] * kernel[1] + first[1]  # the first entry that lies inside the image
+        for part, xpad in self._padded(x, pads, -np.inf, 4 * c * oh * ow):  # four masks of bytes
+            best, where = y[part], argmax[part]
+            best[...] = _tap(xpad, 0, 0, oh, ow, stride)
+            for i in range(1, kernel[0] * kernel[1]):
+                value = _tap(xpad, i // kernel[1], i % kernel[1], oh, ow, stride)
+                better = ~(value <= best) & (best == best)  # `best == best`: not NaN yet
+                self.xp.copyto(best, value, where=better)
+                self.xp.copyto(where, argmax.dtype.type(i), where=better)
 
     def max_pool_backward(
         self, dy: Array, argmax: Array, x_shape: tuple[int, ...], kernel: Pair, stride: Pair, pads: Pads
     ) -> Array:
         """Each dy[N,C,OH,OW] goes to the input that was the maximum -> dx[N,C,H,W]."""
-        n, c, h, w = x_shape
-        oh, ow = dy.shape[2:]
-        top, bottom, left, right = pads
-        dxpad = self.xp.zeros((n, c, h + top + bottom, w + left + right), dy.dtype)
-        for i in range(kernel[0] * kernel[1]):
-            tap = _tap(dxpad, i // kernel[1], i % kernel[1], oh, ow, stride)
-            tap += dy * (argmax == i)
-        return self.xp.ascontiguousarray(dxpad[:, :, top : top + h, left : left + w])
+        _, c, oh, ow = dy.shape
+        dx = self.empty(x_shape, dy.dtype)
+        for part, dxpad in self._unpadded(dx, pads, c * oh * ow * (dy.itemsize + 1)):  # dy, and a mask of bytes
+            for i in range(kernel[0] * kernel[1]):
+                tap = _tap(dxpad, i // kernel[1], i % kernel[1], oh, ow, stride)
+                tap += dy[part] * (argmax[part] == i)
+        return dx
 
     def avg_pool(self, x: Array, kernel: Pair, stride: Pair, pads: Pads) -> Array:
         """x[N,C,H,W] -> y[N,C,OH,OW]: the sum of the window over KH*KW, padding counted as zeros."""
         oh, ow = window_output(x.shape[2:], kernel, stride, pads)
-        xpad = self._pad(x, pads, 0)
         y = self.xp.zeros((*x.shape[:2], oh, ow), x.dtype)
-        for ky in range(kernel[0]):
-            for kx in range(kernel[1]):
-                y += _tap(xpad, ky, kx, oh, ow, stride)
+        for part, xpad in self._padded(x, pads, 0):
+            for ky in range(kernel[0]):
+                for kx in range(kernel[1]):
+                    y[part] += _tap(xpad, ky, kx, oh, ow, stride)
         y *= 1.0 / (kernel[0] * kernel[1])
         return y
 
     def avg_pool_backward(self, dy: Array, x_shape: tuple[int, ...], kernel: Pair, stride: Pair, pads: Pads) -> Array:
         """Each dy[N,C,OH,OW] is shared equally by its window -> dx[N,C,H,W]."""
-        n, c, h, w = x_shape
-        oh, ow = dy.shape[2:]
-        top, bottom, left, right = pads
-        share = dy * (1.0 / (kernel[0] * kernel[1]))
-        dxpad = self.xp.zeros((n, c, h + top + bottom, w + left + right), dy.dtype)
-        for ky in range(kernel[0]):
-            for kx in range(kernel[1]):
-                tap = _tap(dxpad, ky, kx, oh, ow, stride)
-                tap += share
-        return self.xp.ascontiguousarray(dxpad[:, :, top : top + h, left : left + w])
+        _, c, oh, ow = dy.shape
+        dx = self.empty(x_shape, dy.dtype)
+        for part, dxpad in self._unpadded(dx, pads, 2 * c * oh * ow * dy.itemsize):
+            share = dy[part] * (1.0 / (kernel[0] * kernel[1]))
+            for ky in range(kernel[0]):
+                for kx in range(kernel[1]):
+                    tap = _tap(dxpad, ky, kx, oh, ow, stride)
+                    tap += share
+        return dx
 
     # ------------------------------------------------------------------ products
 
-    def matmul(self, a: Array, b: Array) -> Array:
-        """a[M,K] @ b[K,P] -> [M,P]; either may be a transposed view."""
-        return self.xp.matmul(a, b, out=self.empty((a.shape[0], b.shape[1]), a.dtype))
+    def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
+        """a[M,K] @ b[K,P] -> [M,P], in `out` where given; a and b may be transposed views."""
+        return self.xp.matmul(a, b, out=self.empty((a.shape[0], b.shape[1]), a.dtype) if out is None else out)
 
     def dense(self, x: Array, w: Array, b: Array) -> Array:
         """x[N,I] @ w[I,O] + b[O] -> y[N,O]."""
@@ -130,7 +164,7 @@ class Backend(BatchNormAndDropout):
     def dense_backward(self, dy: Array, x: Array, w: Array, need: Need = EVERYTHING) -> tuple[Array, Array, Array]:
         """dy[N,O] -> dx[N,I] = dy w', dw[I,O] = x' dy, db[O] = sum of dy over the batch."""
         dx = self.matmul(dy, w.T) if need.x else None
-        dw = self.matmul(x.T, dy) if need.params else None
+        dw = self.matmul(x.T, dy, need.dw) if need.params else None
         db = dy.sum(axis=0) if need.params else None
         return dx, dw, db
 
@@ -144,21 +178,28 @@ class Backend(BatchNormAndDropout):
         dilation: Pair = (1, 1),
         activation: str | None = None,
         groups: int = 1,
+        normalized: bool = False,
     ) -> tuple[Array, Any]:
         """x[N,C,H,W], w[F,C/groups,KH,KW], b[F] -> y[N,F,OH,OW]; `activation` is None or "relu".
 
         im2col and one matrix product (Chellapilla et al. 2006; Deep Learning from Scratch, section 7.4). With `groups`,
         each F/groups filters see C/groups channels of their own (Krizhevsky et al. 2012): `_grouped_conv2d`.
+        `normalized` says that batch normalisation comes next: then a backend may take an algorithm that leaves small
+        residues where a window of zeros gives exactly zero, which a ReLU right behind would turn into gradients.
         """
         if groups != 1:
             return self._grouped_conv2d(x, w, b, stride, pads, dilation, activation, groups)
         n, f, kernel = x.shape[0], w.shape[0], w.shape[2:]
         oh, ow = window_output(x.shape[2:], kernel, stride, pads, dilation)
-        col = self.im2col(x, kernel, stride, pads, dilation)
-        y = self.dense(col, w.reshape(f, -1).T, b)  # (N*OH*OW, C*KH*KW) @ (C*KH*KW, F)
-        if activation == "relu":
-            self.xp.maximum(y, 0, out=y)
-        y = self.contiguous(y.reshape(n, oh, ow, f).transpose(0, 3, 1, 2))
+        y = self.empty((n, f, oh, ow), x.dtype)
+        image, _ = self._conv_image(x.shape, w.shape, stride, pads, dilation, activation, x.itemsize)
+        for part in self._parts(n, sum(image)):
+            col = self.im2col(x[part], kernel, stride, pads, dilation)
+            out = self.dense(col, w.reshape(f, -1).T, b)  # (N*OH*OW, C*KH*KW) @ (C*KH*KW, F)
+            if activation == "relu":
+                self.xp.maximum(out, 0, out=out)
+            y[part] = out.reshape(-1, oh, ow, f).transpose(0, 3, 1, 2)
+            del col, out  # before the next part's are made
         return y, ConvSaved(x, w, y if activation else None, stride, pads, dilation)
 
     def conv2d_backward(
@@ -168,18 +209,33 @@ class Backend(BatchNormAndDropout):
         if saved.groups != 1:
             return self._grouped_conv2d_backward(dy, saved, need)
         x, w, y, stride, pads, dilation, _ = saved
+        activation = None if y is None else "relu"
+        _, image = self._conv_image(x.shape, w.shape, stride, pads, dilation, activation, x.itemsize)
+        return self._gradients_in_parts(saved, lambda i: dy[i] if y is None else dy[i] * (y[i] > 0), sum(image), need)
+
+    def _gradients_in_parts(
+        self, saved: Any, dmaps: Callable[[slice], Array], image: int, need: Need
+    ) -> tuple[Array | None, Array | None, Array | None]:
+        """dx, dw, db, from a function that gives dy of some images, without ReLU; `image` is the scratch of one."""
+        x, w, _, stride, pads, dilation, _ = saved
         f, kernel = w.shape[0], w.shape[2:]
-        if y is not None:
-            dy = dy * (y > 0)
-        dy = self.contiguous(dy.transpose(0, 2, 3, 1)).reshape(-1, f)  # (N*OH*OW, F)
-        dx = dw = db = None
-        if need.params:
-            col = self.im2col(x, kernel, stride, pads, dilation)
-            dw = self.matmul(dy.T, col).reshape(w.shape)  # (F, N*OH*OW) @ (N*OH*OW, C*KH*KW)
-            db = dy.sum(axis=0)
-        if need.x:
-            dcol = self.matmul(dy, w.reshape(f, -1))  # (N*OH*OW, F) @ (F, C*KH*KW)
-            dx = self.col2im(dcol, x.shape, kernel, stride, pads, dilation)
+        dx = self.empty(x.shape, x.dtype) if need.x else None
+        dw = db = None
+        for part in self._parts(len(x), image, w.nbytes):
+            dout = self.contiguous(dmaps(part).transpose(0, 2, 3, 1)).reshape(-1, f)  # (N*OH*OW, F)
+            if need.params:
+                col = self.im2col(x[part], kernel, stride, pads, dilation)
+                into = need.dw.reshape(f, -1) if dw is None and need.dw is not None else None
+                dw = _plus(dw, self.matmul(dout.T, col, into))  # (F, N*OH*OW) @ (N*OH*OW, C*KH*KW)
+                db = _plus(db, dout.sum(axis=0))
+                del col
+            if dx is not None:
+                dcol = self.matmul(dout, w.reshape(f, -1))  # (N*OH*OW, F) @ (F, C*KH*KW)
+                self._add_windows(dcol, dx[part], kernel, stride, pads, dilation)
+                del dcol
+            del dout
+        if dw is not None:
+            dw = dw.reshape(w.shape) if need.dw is None else need.dw
         return dx, dw, db
 
     def _grouped_conv2d(
@@ -201,9 +257,11 @@ class Backend(BatchNormAndDropout):
             raise ShapeError(f"conv2d: groups must divide channels and filters. Received: {groups}, of {c} and {f}")
         same_shape(w.shape[1:2], (c // groups,), "conv2d: channels of w, which sees one group")
         y = self.empty((n, f, *window_output(x.shape[2:], w.shape[2:], stride, pads, dilation)), x.dtype)
-        for channels, filters in _groups(c, f, groups):
-            part = self.contiguous(x[:, channels])
-            y[:, filters] = self.conv2d(part, w[filters], b[filters], stride, pads, dilation, activation)[0]
+        for part in self._grouped(x.shape, w.shape, stride, pads, dilation, activation, x.itemsize)[0]:
+            for channels, filters in _groups(c, f, groups):
+                seen = self.contiguous(x[part, channels])
+                y[part, filters] = self.conv2d(seen, w[filters], b[filters], stride, pads, dilation, activation)[0]
+                del seen
         return y, ConvSaved(x, w, y if activation else None, stride, pads, dilation, groups)
 
     def _grouped_conv2d_backward(
@@ -212,38 +270,38 @@ class Backend(BatchNormAndDropout):
         x, w, y, stride, pads, dilation, groups = saved
         dx = self.empty(x.shape, x.dtype) if need.x else None
         dw, db = (self.empty(s, w.dtype) if need.params else None for s in (w.shape, w.shape[:1]))
-        for channels, filters in _groups(x.shape[1], w.shape[0], groups):
-            opened = None if y is None else self.contiguous(y[:, filters])
-            part = ConvSaved(self.contiguous(x[:, channels]), w[filters], opened, stride, pads, dilation)
-            got = self.conv2d_backward(self.contiguous(dy[:, filters]), part, need)
-            if dx is not None:
-                dx[:, channels] = got[0]
-            if dw is not None and db is not None:
-                dw[filters], db[filters] = got[1:]
+        if need.dw is not None:
+            dw, need = need.dw, need._replace(dw=None)
+        activation = None if y is None else "relu"
+        for part in self._grouped(x.shape, w.shape, stride, pads, dilation, activation, x.itemsize)[0]:
+            for channels, filters in _groups(x.shape[1], w.shape[0], groups):
+                opened = None if y is None else self.contiguous(y[part, filters])
+                group = ConvSaved(self.contiguous(x[part, channels]), w[filters], opened, stride, pads, dilation)
+                got = self.conv2d_backward(self.contiguous(dy[part, filters]), group, need._replace(dw=None))
+                if dx is not None:
+                    dx[part, channels] = got[0]
+                if dw is not None and db is not None:
+                    if part.start:
+                        dw[filters] += got[1]
+                        db[filters] += got[2]
+                    else:
+                        dw[filters], db[filters] = got[1:]
+                del opened, group, got
         return dx, dw, db
 
-    def conv_scratch(
-        self, x_shape: tuple[int, ...], w_shape: tuple[int, ...], out: Pair, itemsize: int
-    ) -> tuple[list[int], list[int]]:
-        """The arrays, in bytes, that conv2d and conv2d_backward need for a while, beside what they give."""
-        places = x_shape[0] * out[0] * out[1]
-        columns, product = (places * math.prod(sizes) * itemsize for sizes in (w_shape[1:], w_shape[:1]))
-        padded = math.prod(x_shape) * itemsize
-        return [columns, product, padded], [columns, columns, product, product, padded]
-
-    def conv_pool_scratch(
+    def conv_algorithm(
         self,
         x_shape: tuple[int, ...],
         w_shape: tuple[int, ...],
         stride: Pair,
-        out: Pair,
-        pool_kernel: Pair,
-        itemsize: int,
-    ) -> tuple[list[int], list[int]]:
-        """The same of conv2d_relu_max_pool, `out` being the convolution's output: the unpooled map is scratch, too."""
-        unpooled = x_shape[0] * w_shape[0] * out[0] * out[1] * itemsize
-        forward, backward = self.conv_scratch(x_shape, w_shape, out, itemsize)
-        return [*forward, unpooled], [*backward, unpooled]
+        pads: Pads,
+        dilation: Pair = (1, 1),
+        activation: str | None = None,
+        groups: int = 1,
+        normalized: bool = False,
+    ) -> str:
+        """The name of the algorithm that conv2d takes for these, by a fixed rule on them."""
+        return "im2col"
 
     # ------------------------------------------------------------------ fusions
 
@@ -255,8 +313,14 @@ class Backend(BatchNormAndDropout):
         self, x: Array, w: Array, b: Array, stride: Pair, pads: Pads, pool_kernel: Pair, pool_stride: Pair
     ) -> tuple[Array, Any]:
         """conv2d, ReLU and an unpadded max_pool in one: x[N,C,H,W] -> y[N,F,PH,PW]."""
-        conv, _ = self.conv2d(x, w, b, stride, pads, activation="relu")
-        y, argmax = self.max_pool(conv, pool_kernel, pool_stride, (0, 0, 0, 0))
+        unpooled = window_output(x.shape[2:], w.shape[2:], stride, pads)
+        shape = x.shape[0], w.shape[0], *window_output(unpooled, pool_kernel, pool_stride, (0, 0, 0, 0))
+        y, argmax = self.empty(shape, x.dtype), self.empty(shape, argmax_dtype(pool_kernel))
+        image, _ = self._conv_pool_image(x.shape, w.shape, stride, pads, pool_kernel, pool_stride, x.itemsize)
+        for part in self._parts(len(x), sum(image)):
+            conv = self.conv2d(x[part], w, b, stride, pads, activation="relu")[0]
+            self._max_pool(conv, y[part], argmax[part], pool_kernel, pool_stride, (0, 0, 0, 0))
+            del conv
         return y, ConvPoolSaved(x, w, y, argmax, stride, pads, pool_kernel, pool_stride)
 
     def conv2d_relu_max_pool_backward(
@@ -264,101 +328,57 @@ class Backend(BatchNormAndDropout):
     ) -> tuple[Array | None, Array | None, Array | None]:
         """dy[N,F,PH,PW] -> dx, dw, db, as conv2d_backward."""
         x, w, y, argmax, stride, pads, pool_kernel, pool_stride = saved
-        oh, ow = window_output(x.shape[2:], w.shape[2:], stride, pads)
-        conv_shape = (x.shape[0], w.shape[0], oh, ow)
-        # The pooled value is positive exactly where the ReLU under its maximum was open.
-        dconv = self.max_pool_backward(dy * (y > 0), argmax, conv_shape, pool_kernel, pool_stride, (0, 0, 0, 0))
-        return self.conv2d_backward(dconv, ConvSaved(x, w, None, stride, pads, (1, 1)), need)
+        unpooled = w.shape[0], *window_output(x.shape[2:], w.shape[2:], stride, pads)
+        _, image = self._conv_pool_image(x.shape, w.shape, stride, pads, pool_kernel, pool_stride, x.itemsize)
 
-    # ------------------------------------------------------------------ elementwise and loss
+        def dmaps(i: slice) -> Array:
+            # The pooled value is positive exactly where the ReLU under its maximum was open.
+            shape = (i.stop - i.start, *unpooled)
+            return self.max_pool_backward(dy[i] * (y[i] > 0), argmax[i], shape, pool_kernel, pool_stride, (0, 0, 0, 0))
 
-    def relu(self, x: Array) -> Array:
-        """max(x, 0), NaN kept."""
-        return self.xp.maximum(x, 0, out=self.empty(x.shape, x.dtype))
-
-    def relu_backward(self, dy: Array, y: Array) -> Array:
-        """dy where y > 0, else 0; `y` is what relu gave."""
-        return self.xp.multiply(dy, y > 0, out=self.empty(dy.shape, dy.dtype))
-
-    def softmax_cross_entropy(self, logits: Array, labels: Array) -> tuple[Array, Array]:
-        """logits[N,K], labels int64[N] -> mean over N of -log softmax(logits)[label] as array[1], and its dlogits[N,K].
-
-        log softmax(z)_k = z_k - max z - log sum exp(z - max z), which neither overflows nor takes log 0.
-        """
-        n, k = logits.shape
-        onehot = labels[:, None] == self.xp.arange(k)
-        z = logits - logits.max(axis=1, keepdims=True)
-        e = self.xp.exp(z)
-        total = e.sum(axis=1, keepdims=True)
-        loss = ((self.xp.log(total) - z) * onehot).sum(axis=1).sum(keepdims=True) * (1.0 / n)
-        dlogits = (e / total - onehot) * (1.0 / n)
-        return loss.astype(logits.dtype, copy=False), dlogits.astype(logits.dtype, copy=False)
-
-    # ------------------------------------------------------------------ optimizers: in place, one pass over p
-    # `hyper` is float64[2] on the device, [learning rate, steps done with this one]: a recorded step reads it anew.
-
-    def sgd(self, p: Array, g: Array, hyper: Array) -> None:
-        """p -= lr g."""
-        p -= hyper[:1].astype(p.dtype) * g
-
-    def momentum(self, p: Array, g: Array, v: Array, hyper: Array, momentum: float, nesterov: bool) -> None:
-        """v = m v - lr g; p += v (Polyak 1964), or p += m v - lr g (Nesterov 1983, as Sutskever et al. 2013)."""
-        step = hyper[:1].astype(p.dtype) * g
-        v *= momentum
-        v -= step
-        p += momentum * v - step if nesterov else v
-
-    def adagrad(self, p: Array, g: Array, h: Array, hyper: Array, eps: float) -> None:
-        """h += g^2; p -= lr g / (sqrt(h) + eps) (Duchi et al. 2011)."""
-        h += g * g
-        p -= hyper[:1].astype(p.dtype) * g / (self.xp.sqrt(h) + eps)
-
-    def rmsprop(self, p: Array, g: Array, h: Array, hyper: Array, rho: float, eps: float) -> None:
-        """h = rho h + (1 - rho) g^2; p -= lr g / (sqrt(h) + eps) (Tieleman and Hinton 2012)."""
-        h *= rho
-        h += (1.0 - rho) * (g * g)
-        p -= hyper[:1].astype(p.dtype) * g / (self.xp.sqrt(h) + eps)
-
-    def adam(
-        self,
-        p: Array,
-        g: Array,
-        m: Array,
-        v: Array,
-        hyper: Array,
-        beta1: float,
-        beta2: float,
-        eps: float,
-        weight_decay: float = 0.0,
-    ) -> None:
-        """m += (1-b1)(g-m); v += (1-b2)(g^2-v); p -= lr sqrt(1-b2^t)/(1-b1^t) m / (sqrt(v) + eps).
-
-        Kingma and Ba 2015, in the order of the end of their section 2, as Keras and the book have it. With
-        `weight_decay`, p -= lr weight_decay p comes first (Loshchilov and Hutter 2019: decay decoupled from m and v).
-        """
-        lr, t = hyper[:1], hyper[1:]
-        if weight_decay:
-            p -= (lr * weight_decay).astype(p.dtype) * p
-        rate = (lr * self.xp.sqrt(1.0 - beta2**t) / (1.0 - beta1**t)).astype(p.dtype)
-        m += (1.0 - beta1) * (g - m)
-        v += (1.0 - beta2) * (g * g - v)
-        p -= rate * m / (self.xp.sqrt(v) + eps)
+        return self._gradients_in_parts(ConvSaved(x, w, None, stride, pads, (1, 1)), dmaps, sum(image), need)
 
     # ------------------------------------------------------------------ helpers
 
-    def _pad(self, x: Array, pads: Pads, value: float) -> Array:
-        top, bottom, left, right = pads
-        if not any(pads):
-            return x
+    def _padded(self, x: Array, pads: Pads, value: float, more: int = 0) -> Iterator[tuple[slice, Array]]:
+        """Images of x with a border of `value`, as many at a time as the workspace holds.
+
+        `more` is what else one image needs. All parts lie in the same memory, where the border is written once.
+        """
         n, c, h, w = x.shape
-        out = self.xp.full((n, c, h + top + bottom, w + left + right), value, x.dtype)
-        out[:, :, top : top + h, left : left + w] = x
-        return out
+        top, bottom, left, right = pads
+        shape = (c, h + top + bottom, w + left + right)
+        parts = self._parts(n, more + (math.prod(shape) * x.itemsize if any(pads) else 0))
+        xpad = self.xp.full((most(parts), *shape), value, x.dtype) if any(pads) else None
+        for part in parts:
+            if xpad is None:
+                yield part, x[part]
+            else:
+                inside = xpad[: part.stop - part.start]
+                inside[:, :, top : top + h, left : left + w] = x[part]
+                yield part, inside
+
+    def _unpadded(self, dx: Array, pads: Pads, more: int = 0) -> Iterator[tuple[slice, Array]]:
+        """The transpose of _padded: zeros to add to, border included, whose inside then becomes these images of dx."""
+        n, c, h, w = dx.shape
+        top, bottom, left, right = pads
+        shape = (c, h + top + bottom, w + left + right)
+        parts = self._parts(n, more + (math.prod(shape) * dx.itemsize if any(pads) else 0))
+        dxpad = self.empty((most(parts), *shape), dx.dtype) if any(pads) else None
+        for part in parts:
+            inside = dx[part] if dxpad is None else dxpad[: part.stop - part.start]
+            inside[...] = 0
+            yield part, inside
+            if dxpad is not None:
+                dx[part] = inside[:, :, top : top + h, left : left + w]
 
 
-def argmax_dtype(kernel: Pair) -> Any:
-    """uint8 where every index of the window fits, else int32."""
-    return np.uint8 if kernel[0] * kernel[1] <= 256 else np.int32
+def _plus(total: Array | None, part: Array) -> Array:
+    """total + part in the memory of the total; the first part is the total."""
+    if total is None:
+        return part
+    total += part
+    return total
 
 
 def _groups(c: int, f: int, groups: int) -> list[tuple[slice, slice]]:

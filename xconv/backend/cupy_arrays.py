@@ -19,6 +19,7 @@ class CupyArrays(Backend):
     name = "cupy"
 
     def __init__(self) -> None:
+        super().__init__()
         self.xp = usable_cupy()
         self.array_type = self.xp.ndarray
         self._cublas = Cublas(self.xp)
@@ -50,7 +51,7 @@ class CupyArrays(Backend):
         device = self.xp.cuda.get_device_id()
         about = runtime.getDeviceProperties(device)
         return {
-            "backend": self.name,
+            **super().describe(),
             "device": about["name"].decode(),
             "version": f"cupy {self.xp.__version__}",
             "memory": about["totalGlobalMem"],

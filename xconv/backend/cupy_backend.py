@@ -6,7 +6,9 @@ step can be recorded in a CUDA graph and replayed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +19,6 @@ from xconv.backend.cupy_arrays import CupyArrays
 from xconv.errors import BackendError, DTypeError, described
 from xconv.shapes import Pads, Pair, same_shape, window_output
 
-COLUMNS_BYTES = 1 << 30  # a convolution whose columns are larger goes through its batch in parts
 ROW_PART = 8192  # entries that one block sums, up to MOST_PARTS blocks a row
 MOST_PARTS = 64
 
@@ -109,10 +110,10 @@ class CupyBackend(CupyArrays):
 
     # ------------------------------------------------------------------ products
 
-    def matmul(self, a: Array, b: Array) -> Array:
+    def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
         """See Backend.matmul; by cuBLAS, transposed views without a copy."""
         self._suffix("matmul", a, b)
-        out = self.empty((a.shape[0], b.shape[1]), a.dtype)
+        out = self.empty((a.shape[0], b.shape[1]), a.dtype) if out is None else out
         self._cublas.gemm(a, b, out)
         return out
 
@@ -132,7 +133,7 @@ class CupyBackend(CupyArrays):
         db = self.empty((o,), dy.dtype)
         blocks = (-(-o // 32),)  # column_sums takes 32 columns a block, by 8 lanes
         self._kernels.blocks("reduce", f"column_sums_{suffix}", blocks, (32, 8), self._flat(dy), db, n, o)
-        return dx, self.matmul(x.T, dy), db
+        return dx, self.matmul(x.T, dy, need.dw), db
 
     # ------------------------------------------------------------------ convolution
     # The columns are kept transposed, [C*KH*KW, N*OH*OW]: reading and writing them then runs along memory.
@@ -147,7 +148,8 @@ class CupyBackend(CupyArrays):
         dilation: Pair = (1, 1),
         activation: str | None = None,
         groups: int = 1,
-    ) -> tuple[Array, ConvSaved]:
+        normalized: bool = False,
+    ) -> tuple[Array, Any]:
         """See Backend.conv2d. Bias and ReLU ride along when the product is put in order."""
         suffix = self._suffix("conv2d", x, w, b)
         if groups != 1:
@@ -156,14 +158,15 @@ class CupyBackend(CupyArrays):
         same_shape(b.shape, (f,), "conv2d: b")
         oh, ow = window_output(x.shape[2:], w.shape[2:], stride, pads, dilation)
         y = self.empty((x.shape[0], f, oh, ow), x.dtype)
-        for part in self._parts(x, w, oh * ow):
+        for part in self._conv_parts(x, w, oh * ow):
             product, out = self._conv_product(x[part], w, stride, pads, dilation), y[part]
             sizes = (out.shape[0], f, oh * ow, int(activation == "relu"))
             self._kernels.each("elementwise", f"product_to_maps_{suffix}", out.size, product, b, out, *sizes)
+            del product  # before the next part's is made
         return y, ConvSaved(x, w, y if activation else None, stride, pads, dilation)
 
     def conv2d_backward(
-        self, dy: Array, saved: ConvSaved, need: Need = EVERYTHING
+        self, dy: Array, saved: Any, need: Need = EVERYTHING
     ) -> tuple[Array | None, Array | None, Array | None]:
         suffix = self._suffix("conv2d_backward", dy, saved.x, saved.w)
         if saved.groups != 1:
@@ -186,7 +189,7 @@ class CupyBackend(CupyArrays):
 
     def conv2d_relu_max_pool(
         self, x: Array, w: Array, b: Array, stride: Pair, pads: Pads, pool_kernel: Pair, pool_stride: Pair
-    ) -> tuple[Array, ConvPoolSaved]:
+    ) -> tuple[Array, Any]:
         self._suffix("conv2d_relu_max_pool", x, w, b)
         x, w, b, f = self._flat(x), self._flat(w), self._flat(b), w.shape[0]
         same_shape(b.shape, (f,), "conv2d_relu_max_pool: b")
@@ -195,14 +198,15 @@ class CupyBackend(CupyArrays):
         y = self.empty((x.shape[0], f, *pooled), x.dtype)
         argmax = self.empty(y.shape, argmax_dtype(pool_kernel))
         name = max_pool_name("max_pool", y, argmax)
-        for part in self._parts(x, w, unpooled[0] * unpooled[1]):
+        for part in self._conv_parts(x, w, unpooled[0] * unpooled[1]):
             product, out = self._conv_product(x[part], w, stride, pads, (1, 1)), y[part]
             about = pool_of_product((out.shape[0], f, *unpooled), pooled, pool_kernel, pool_stride)
             self._kernels.each("pool", name, out.size, product, b, out, argmax[part], about)
+            del product
         return y, ConvPoolSaved(x, w, y, argmax, stride, pads, pool_kernel, pool_stride)
 
     def conv2d_relu_max_pool_backward(
-        self, dy: Array, saved: ConvPoolSaved, need: Need = EVERYTHING
+        self, dy: Array, saved: Any, need: Need = EVERYTHING
     ) -> tuple[Array | None, Array | None, Array | None]:
         x, w, y, argmax, stride, pads, pool_kernel, pool_stride = saved
         self._suffix("conv2d_relu_max_pool_backward", dy, x, w)
@@ -218,17 +222,35 @@ class CupyBackend(CupyArrays):
         geometry = ConvSaved(x, w, None, stride, pads, (1, 1))
         return self._conv_gradients(geometry, unpooled[0] * unpooled[1], dproduct, need)
 
-    def _parts(self, x: Array, w: Array, places: int) -> list[slice]:
-        """The batch cut so that the columns of one part fit COLUMNS_BYTES: a fixed rule on shapes."""
-        image = places * (w.size // max(1, w.shape[0])) * x.dtype.itemsize
-        size = max(1, COLUMNS_BYTES // max(1, image))
-        return [slice(i, min(i + size, x.shape[0])) for i in range(0, max(1, x.shape[0]), size)]
+    def _conv_parts(self, x: Array, w: Array, places: int) -> list[slice]:
+        """The batch cut so that columns and product of one part fit the workspace: a fixed rule on shapes."""
+        return self._parts(len(x), places * (math.prod(w.shape[1:]) + w.shape[0]) * x.itemsize)
 
-    def conv_scratch(
-        self, x_shape: tuple[int, ...], w_shape: tuple[int, ...], out: Pair, itemsize: int
+    def _conv_image(
+        self,
+        x_shape: tuple[int, ...],
+        w_shape: tuple[int, ...],
+        stride: Pair,
+        pads: Pads,
+        dilation: Pair,
+        activation: str | None,
+        itemsize: int,
     ) -> tuple[list[int], list[int]]:
-        forward, backward = super().conv_scratch(x_shape, w_shape, out, itemsize)
-        return [min(size, COLUMNS_BYTES) for size in forward], [min(size, COLUMNS_BYTES) for size in backward]
+        size = window_output((x_shape[2], x_shape[3]), (w_shape[2], w_shape[3]), stride, pads, dilation)
+        arrays = [math.prod(size) * entries * itemsize for entries in (math.prod(w_shape[1:]), w_shape[0])]
+        return arrays, arrays
+
+    def _conv_pool_image(
+        self,
+        x_shape: tuple[int, ...],
+        w_shape: tuple[int, ...],
+        stride: Pair,
+        pads: Pads,
+        pool_kernel: Pair,
+        pool_stride: Pair,
+        itemsize: int,
+    ) -> tuple[list[int], list[int]]:
+        return self._conv_image(x_shape, w_shape, stride, pads, (1, 1), "relu", itemsize)
 
     def _transposed_columns(self, x: Array, w: Array, stride: Pair, pads: Pads, dilation: Pair) -> Array:
         oh, ow = window_output(x.shape[2:], w.shape[2:], stride, pads, dilation)
@@ -250,9 +272,10 @@ class CupyBackend(CupyArrays):
         x, w, _, stride, pads, dilation, _ = saved
         f, matrix = w.shape[0], w.reshape(w.shape[0], -1)
         dx = self.empty(x.shape, x.dtype) if need.x else None
-        dw = self.empty(w.shape, w.dtype) if need.params else None
-        db = None
-        for part in self._parts(x, w, places):
+        dw = db = None
+        if need.params:
+            dw = self.empty(w.shape, w.dtype) if need.dw is None else need.dw
+        for part in self._conv_parts(x, w, places):
             dout = self.empty((f, x[part].shape[0] * places), x.dtype)
             dproduct(part, dout)
             if dw is not None:
@@ -260,11 +283,14 @@ class CupyBackend(CupyArrays):
                 self._cublas.gemm(dout, col.T, dw.reshape(matrix.shape), accumulate=part.start > 0)
                 sums = self._row_sums(dout)
                 db = sums if db is None else db + sums
+                del col
             if dx is not None:
                 dcol = self.matmul(matrix.T, dout)  # (C*KH*KW, F) @ (F, N*OH*OW)
                 strides = (1, dcol.shape[1])
                 out = dx[part]
                 self._columns("col2im", dcol, out, out.shape, w.shape[2:], stride, pads, dilation, strides)
+                del dcol
+            del dout
         return dx, dw, db
 
     def _row_sums(self, x: Array) -> Array:

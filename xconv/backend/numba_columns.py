@@ -1,13 +1,13 @@
 """Convolution by columns, for any stride, padding and dilation: block by block, a few images at a time.
 
 The block's windows are gathered into columns that stay in cache, one matrix product gives all filters' maps, and the
-kernel that follows writes them out with bias and ReLU.
+kernel that follows writes them out with bias and ReLU. Each thread has a block of its own; where all of them would take
+more than the workspace, blocks are smaller, and where those of one image would, fewer threads work.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -30,7 +30,7 @@ class NumbaColumns(NumbaTeam):
         out = window_output(x.shape[2:], w.shape[2:], stride, pads, dilation)
         y, relu = self.empty((n, f, *out), x.dtype), activation == "relu"
         filters = w.reshape(f, -1)  # (F, C*KH*KW)
-        size = _block_size(filters.shape[1], out, x.dtype)
+        size, threads = self._block(x.shape, w.shape, out, x.itemsize, 0)
         window = *stride, pads[0], pads[2], *dilation
 
         def images(start: int, stop: int) -> None:
@@ -44,7 +44,7 @@ class NumbaColumns(NumbaTeam):
                 np.dot(filters, col.reshape(filters.shape[1], -1), out=conv.reshape(f, -1))
                 elementwise.bias_activation(conv, b, y, first, relu)
 
-        self._over(n, n * filters.size * out[0] * out[1], images)
+        self._over(n, n * filters.size * out[0] * out[1], images, most=threads)
         return y, ConvSaved(x, w, y if activation else None, stride, pads, dilation)
 
     def _columns_conv2d_backward(
@@ -57,7 +57,7 @@ class NumbaColumns(NumbaTeam):
         taps = filters.shape[1]
         # BLAS is faster where the longer side is that of the rows, by up to a third with few filters.
         tall = taps > f <= 128
-        size = _block_size(taps, out, x.dtype)
+        size, threads = self._block(x.shape, w.shape, out, x.itemsize, 2 * w.nbytes)
         window = *stride, pads[0], pads[2], *dilation
         dx = self.empty(x.shape, x.dtype) if need.x else None
 
@@ -82,26 +82,41 @@ class NumbaColumns(NumbaTeam):
                     columns.scatter(col, dx, first, count, *window)
             return dw, db
 
-        dw, db = self._summed(self._over(n, n * filters.size * out[0] * out[1], images))
+        dw, db = self._summed(self._over(n, n * filters.size * out[0] * out[1], images, most=threads))
         if not need.params:
             return dx, None, None
-        return dx, self.contiguous(dw.T if tall else dw).reshape(w.shape), db
+        dw = dw.T if tall else dw
+        if need.dw is None:
+            return dx, self.contiguous(dw).reshape(w.shape), db
+        need.dw.reshape(f, -1)[...] = dw
+        return dx, need.dw, db
+
+    def _block(
+        self, x_shape: tuple[int, ...], w_shape: tuple[int, ...], out: Pair, itemsize: int, own: int
+    ) -> tuple[int, int]:
+        """Images in a block, and how many threads may each have one, and `own` bytes besides, in the workspace."""
+        image = (math.prod(w_shape[1:]) + w_shape[0]) * out[0] * out[1] * itemsize
+        threads = max(1, min(self.team.threads, x_shape[0], self.workspace // (image + own)))
+        size = _block_size(math.prod(w_shape[1:]), out, itemsize)
+        return max(1, min(size, (self.workspace // threads - own) // image)), threads
 
     def _columns_scratch(
         self, x_shape: tuple[int, ...], w_shape: tuple[int, ...], out: Pair, itemsize: int
     ) -> tuple[list[int], list[int]]:
-        """A block of columns and of maps for each thread, and in backward its share of dw."""
-        taps, filters = math.prod(w_shape[1:]), w_shape[0]
-        images = min(_block_size(taps, out, f"f{itemsize}"), -(-x_shape[0] // self.team.threads))
-        places = images * out[0] * out[1] * itemsize
-        block = [taps * places, filters * places] * self.team.threads
-        return block, [*block, *[taps * filters * itemsize] * 2 * self.team.threads]
+        """A block of columns and of maps for each thread, and in backward its dw and what is added to that."""
+        found: list[list[int]] = []
+        dw = math.prod(w_shape) * itemsize
+        for own in ([], [dw, dw]):
+            size, threads = self._block(x_shape, w_shape, out, itemsize, sum(own))
+            places = min(size, -(-x_shape[0] // threads)) * out[0] * out[1] * itemsize
+            found.append([math.prod(w_shape[1:]) * places, w_shape[0] * places, *own] * threads)
+        return found[0], found[1]
 
 
-def _block_size(taps: int, out: Pair, dtype: Any) -> int:
+def _block_size(taps: int, out: Pair, itemsize: int) -> int:
     """How many images' columns fill a block, or, where maps are small, make a product wide enough."""
     places = out[0] * out[1]
-    return max(1, BLOCK // (taps * places * np.dtype(dtype).itemsize), -(-PLACES // places))
+    return max(1, BLOCK // (taps * places * itemsize), -(-PLACES // places))
 
 
 def _first_part(a: Array, shape: tuple[int, ...]) -> Array:

@@ -1,35 +1,53 @@
 """Convolution on the Numba backend: which algorithm does which shape, and nothing else.
 
-`direct` (numba_direct.py) for convolution + ReLU (+ max-pooling), `columns` (numba_columns.py) for every other one.
-The rule looks at shapes alone, never at a clock: the same network gives the same bits every time.
+`direct` (numba_direct.py) for convolution + ReLU (+ max-pooling), `winograd` (numba_winograd.py) for 3x3 where batch
+normalisation follows, `columns` (numba_columns.py) for every other one. The rule looks at shapes alone, never at a
+clock: the same network gives the same bits every time.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from xconv.backend import numba_direct
-from xconv.backend.base import EVERYTHING, Array, Need
+from xconv.backend import numba_direct, numba_winograd
+from xconv.backend.base import EVERYTHING, Array, ConvMemory, Need
 from xconv.backend.numba_columns import NumbaColumns
-from xconv.backend.numba_direct import DirectSaved, NumbaDirect
-from xconv.shapes import Pads, Pair
+from xconv.backend.numba_direct import NO_POOL, DirectSaved, NumbaDirect
+from xconv.backend.numba_winograd import NumbaWinograd, WinogradSaved
+from xconv.shapes import Pads, Pair, window_output
 
 
-class NumbaConv(NumbaColumns, NumbaDirect):
+class NumbaConv(NumbaColumns, NumbaDirect, NumbaWinograd):
     """Part of NumbaBackend."""
+
+    algorithm: str | None = None  # one that is taken wherever it can be, whatever the rule says
 
     def conv_algorithm(
         self,
+        x_shape: tuple[int, ...],
         w_shape: tuple[int, ...],
         stride: Pair,
+        pads: Pads,
         dilation: Pair = (1, 1),
         activation: str | None = None,
         groups: int = 1,
+        normalized: bool = False,
     ) -> str:
-        """The name of the algorithm."""
-        if activation == "relu" and numba_direct.suits(w_shape, stride, dilation, groups):
-            return "direct"
-        return "columns"
+        out = window_output((x_shape[-2], x_shape[-1]), (w_shape[2], w_shape[3]), stride, pads, dilation)
+        can = {
+            "direct": activation == "relu" and numba_direct.suits(stride, dilation, groups),
+            "winograd": numba_winograd.suits(w_shape, stride, dilation, groups),
+            "columns": True,
+        }
+        if self.algorithm is not None and can.get(self.algorithm):
+            name = self.algorithm
+        else:
+            name = "direct" if can["direct"] else "winograd" if normalized and can["winograd"] else "columns"
+        return (
+            f"winograd F({numba_winograd.tile_size(out)}x{numba_winograd.tile_size(out)})"
+            if name == "winograd"
+            else name
+        )
 
     def conv2d(
         self,
@@ -41,24 +59,30 @@ class NumbaConv(NumbaColumns, NumbaDirect):
         dilation: Pair = (1, 1),
         activation: str | None = None,
         groups: int = 1,
+        normalized: bool = False,
     ) -> tuple[Array, Any]:
         if groups != 1:
             return self._grouped_conv2d(x, w, b, stride, pads, dilation, activation, groups)
-        if self.conv_algorithm(w.shape, stride, dilation, activation) == "direct":
+        name = self.conv_algorithm(x.shape, w.shape, stride, pads, dilation, activation, groups, normalized)
+        if name == "direct":
             return self._direct_conv2d(x, w, b, stride, pads)
-        return self._columns_conv2d(x, w, b, stride, pads, dilation, activation)
+        if name == "columns":
+            return self._columns_conv2d(x, w, b, stride, pads, dilation, activation)
+        return self._winograd_conv2d(x, w, b, pads, activation)
 
     def conv2d_backward(
         self, dy: Array, saved: Any, need: Need = EVERYTHING
     ) -> tuple[Array | None, Array | None, Array | None]:
         if isinstance(saved, DirectSaved):
             return self._direct_conv2d_backward(dy, saved, need)
+        if isinstance(saved, WinogradSaved):
+            return self._winograd_conv2d_backward(dy, saved, need)
         if saved.groups != 1:
             return self._grouped_conv2d_backward(dy, saved, need)
         return self._columns_conv2d_backward(dy, saved, need)
 
     def fuses_conv_pool(self, w_shape: tuple[int, ...], conv_stride: Pair, pool_kernel: Pair) -> bool:
-        return numba_direct.suits(w_shape, conv_stride, (1, 1), 1, pool_kernel)
+        return numba_direct.suits(conv_stride, (1, 1), 1, pool_kernel)
 
     def conv2d_relu_max_pool(
         self, x: Array, w: Array, b: Array, stride: Pair, pads: Pads, pool_kernel: Pair, pool_stride: Pair
@@ -71,17 +95,33 @@ class NumbaConv(NumbaColumns, NumbaDirect):
         return self._direct_conv2d_backward(dy, saved, need)
 
     def conv_scratch(
-        self, x_shape: tuple[int, ...], w_shape: tuple[int, ...], out: Pair, itemsize: int
-    ) -> tuple[list[int], list[int]]:
-        return self._columns_scratch(x_shape, w_shape, out, itemsize)
+        self,
+        x_shape: tuple[int, ...],
+        w_shape: tuple[int, ...],
+        stride: Pair,
+        pads: Pads,
+        dilation: Pair,
+        activation: str | None,
+        itemsize: int,
+        normalized: bool = False,
+    ) -> ConvMemory:
+        if x_shape[1] != w_shape[1]:
+            return self._grouped(x_shape, w_shape, stride, pads, dilation, activation, itemsize)[1]
+        name = self.conv_algorithm(x_shape, w_shape, stride, pads, dilation, activation, 1, normalized)
+        if name == "direct":
+            return self._direct_scratch(x_shape, w_shape, stride, pads, NO_POOL, itemsize)
+        # Here is the place for what winograd takes.
+        out = window_output((x_shape[2], x_shape[3]), (w_shape[2], w_shape[3]), stride, pads, dilation)
+        return ConvMemory(*self._columns_scratch(x_shape, w_shape, out, itemsize), bool(activation))
 
     def conv_pool_scratch(
         self,
         x_shape: tuple[int, ...],
         w_shape: tuple[int, ...],
         stride: Pair,
-        out: Pair,
+        pads: Pads,
         pool_kernel: Pair,
+        pool_stride: Pair,
         itemsize: int,
-    ) -> tuple[list[int], list[int]]:
-        return self._direct_scratch(x_shape, w_shape, stride, (0, 0, 0, 0), (pool_kernel, pool_kernel), itemsize)
+    ) -> ConvMemory:
+        return self._direct_scratch(x_shape, w_shape, stride, pads, (pool_kernel, pool_stride), itemsize)

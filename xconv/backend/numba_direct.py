@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xconv.backend.base import Array, Need
+from xconv.backend.base import Array, ConvMemory, Need
 from xconv.backend.numba_team import NumbaTeam
 from xconv.kernels.cpu import direct
 from xconv.kernels.cpu.sparse import MOST
@@ -111,7 +111,9 @@ class NumbaDirect(NumbaTeam):
         bias = np.zeros(lines.shape[0] * lines.shape[2], x.dtype)
         bias[:f] = b
         arguments = (x, lines, bias, y, chosen, at.windows, at.taps, at.ks, at.shape, at.place)
-        self._over(n, n * w.size * places * at.taps.size, direct.forward, *arguments)
+        self._over(
+            n, n * w.size * places * at.taps.size, direct.forward, *arguments, most=self._threads(w.shape, at, x)[0]
+        )
         return y.reshape(n, f, *at.out), DirectSaved(x, w, chosen, at)
 
     def _direct_conv2d_backward(
@@ -128,22 +130,41 @@ class NumbaDirect(NumbaTeam):
             direct.backward(x, flat, *places, dw, db, dx, need.x, need.params)
             return dw, db
 
-        dw, db = self._summed(self._over(len(x), dy.size * rows[0].size, images))
+        threads = self._threads(w.shape, at, x)[1]
+        dw, db = self._summed(self._over(len(x), dy.size * rows[0].size, images, most=threads))
         return dx if need.x else None, _from_rows(dw, w, need.dw) if need.params else None, db if need.params else None
 
     def _direct_scratch(
         self, x_shape: tuple[int, ...], w_shape: tuple[int, ...], stride: Pair, pads: Pads, pool: Any, itemsize: int
-    ) -> tuple[list[int], list[int]]:
-        """Filters in the kernels' order, and for each thread a block of input, of results, and its share of dw."""
-        dtype = np.dtype(f"f{itemsize}")
-        at = geometry(tuple(x_shape[1:]), w_shape[2:], stride, pads, pool, dtype)
-        block = at.shape[0] * at.shape[2] * at.shape[3] * x_shape[1] * itemsize
-        width = lanes(dtype) * (WIDE if w_shape[0] > lanes(dtype) else 1)
-        best = at.windows.size * width * (itemsize + 1)
-        weights = math.prod(w_shape) * itemsize
-        rows = w_shape[0] * w_shape[2] * at.row * itemsize
-        threads = self.team.threads
-        return [weights, *[block, best] * threads], [rows, *[block, block, rows] * threads]
+    ) -> ConvMemory:
+        """What every thread takes and what all share; and `chosen`, which is kept where others keep y."""
+        at = geometry(tuple(x_shape[1:]), w_shape[2:], stride, pads, pool, np.dtype(f"f{itemsize}"))
+        shared, own = _arrays(w_shape, at, x_shape[1], itemsize)
+        lists = [[shared[i], *own[i] * min(self.team.threads, self._fitting(shared[i], own[i]))] for i in (0, 1)]
+        return ConvMemory(lists[0], lists[1], kept=x_shape[0] * w_shape[0] * at.out[0] * at.out[1])
+
+    def _threads(self, w_shape: tuple[int, ...], at: Geometry, x: Array) -> list[int]:
+        """How many threads may work on the way forward and back."""
+        shared, own = _arrays(w_shape, at, x.shape[1], x.itemsize)
+        return [self._fitting(shared[i], own[i]) for i in (0, 1)]
+
+    def _fitting(self, shared: int, own: list[int]) -> int:
+        """How many threads' arrays fit the workspace, one being the least. Blocks are small by themselves."""
+        return max(1, (self.workspace - shared) // sum(own))
+
+
+def _arrays(
+    w_shape: tuple[int, ...], at: Geometry, channels: int, itemsize: int
+) -> tuple[tuple[int, int], tuple[list[int], list[int]]]:
+    """Bytes, forward and backward: the filters in the kernels' order, and each thread's blocks, places and dw."""
+    block = at.shape[0] * at.shape[2] * at.shape[3] * channels * itemsize
+    one = lanes(np.dtype(f"f{itemsize}"))
+    width = one * (WIDE if w_shape[0] > one else 1)
+    lines = -(-w_shape[0] // width) * width * math.prod(w_shape[1:]) * itemsize
+    best, rows = at.windows.size * width * (itemsize + 1), at.windows.size * at.taps.size * 8
+    dw = w_shape[0] * w_shape[2] * at.row * itemsize
+    flows = at.windows.size * (8 + itemsize)
+    return (lines, dw), ([block, best, rows], [block, block, flows, dw])
 
 
 def _lines(w: Array) -> Array:

@@ -43,9 +43,11 @@ class NumbaTeam(NumpyBackend):
         a = super().asarray(a, dtype)
         return a if a.flags.writeable else a.copy()
 
-    def _over(self, n: int, work: float, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-        """function(*arguments, first, last) over 0..n, shared out."""
-        return self.team.each(function, [(*arguments, *part) for part in self.team.ranges(n, work)])
+    def _over(
+        self, n: int, work: float, function: Callable[..., Any], *arguments: Any, most: int | None = None
+    ) -> list[Any]:
+        """function(*arguments, first, last) over 0..n, shared out to `most` threads at most."""
+        return self.team.each(function, [(*arguments, *part) for part in self.team.ranges(n, work, most)])
 
     def _sliced(self, function: Callable[..., Any], *lines: Array, then: tuple[Any, ...] = ()) -> None:
         """function(*lines, *then) with the arrays of one axis cut into a slice a thread."""

@@ -38,6 +38,7 @@ class NumpyBackend(Backend):
     name = "numpy"
 
     def __init__(self) -> None:
+        super().__init__()
         self.pool = HostPool()
         self.blas = ThreadpoolController().select(user_api="blas")
 
@@ -53,7 +54,7 @@ class NumpyBackend(Backend):
         """Device, versions, threads and the BLAS kernels in use."""
         libraries = self.blas.info()
         return {
-            "backend": self.name,
+            **super().describe(),
             "device": cpu_name(),
             "version": f"numpy {np.__version__}",
             "threads": max((library["num_threads"] for library in libraries), default=1),

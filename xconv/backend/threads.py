@@ -94,9 +94,12 @@ class Team:
                 raise error
         return results
 
-    def ranges(self, n: int, work: float) -> list[tuple[int, int]]:
-        """0..n cut evenly, a range a thread; one range where `work`, in entries, is too little to share."""
-        parts = 1 if work < 2e4 else max(1, min(self.threads, n))
+    def ranges(self, n: int, work: float, most: int | None = None) -> list[tuple[int, int]]:
+        """0..n cut evenly, a range a thread; one range where `work`, in entries, is too little to share.
+
+        `most` is how many there may be at most.
+        """
+        parts = 1 if work < 2e4 else max(1, min(self.threads, n, self.threads if most is None else most))
         return [(n * i // parts, n * (i + 1) // parts) for i in range(parts)]
 
 

@@ -6,8 +6,9 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from xconv.backend.base import ConvMemory
 from xconv.layers import Conv2D
-from xconv.layers.fused import ConvReLU, ConvReLUMaxPool
+from xconv.layers.fused import ConvReLU, ConvReLUMaxPool, NormalizedConv
 from xconv.plan import Plan, Run
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def _activations(plan: Plan, n: int, itemsize: int) -> int:
     def full(node: int) -> int:
         return n * math.prod(graph.shapes[node]) * itemsize
 
+    convs = {run.id: _convolution(plan, run, n, itemsize) for run in plan.runs}
     memory: dict[int, tuple[int, int]] = {}  # of each run: y, and what is kept beside x and y
     holders: Counter[int] = Counter()  # who still holds each array, by the node that gave it
     home = {i: i for i in graph.inputs}  # whose memory a node's output lies in
@@ -84,13 +86,16 @@ def _activations(plan: Plan, n: int, itemsize: int) -> int:
     kept: dict[int, list[int]] = {}
     for run in plan.runs:
         y, more = (n * part for part in run.layer.memory(_in_shape(plan, run), graph.shapes[run.id], itemsize))
+        keeps, conv = run.layer.keeps, convs[run.id]
+        if conv is not None:  # what it keeps depends on the backend's algorithm
+            more, keeps = conv.kept, "xy" if conv.keeps_y else "x"
         memory[run.id] = y, more
         pool.take(y)
         pool.take(more)
-        pool.borrow(_scratch(plan, run, n, itemsize)[0])
+        pool.borrow(conv.forward if conv is not None else [])
         home[run.id] = run.id if y else home[run.sources[0]]
         sizes[run.id] = y
-        kept[run.id] = [*(run.sources if "x" in run.layer.keeps else ()), *([run.id] if "y" in run.layer.keeps else ())]
+        kept[run.id] = [*(run.sources if "x" in keeps else ()), *([run.id] if "y" in keeps else ())]
         for node in [*kept[run.id], run.id]:
             holders[home[node]] += 1
         for source in run.sources:
@@ -109,7 +114,8 @@ def _activations(plan: Plan, n: int, itemsize: int) -> int:
             owned = sum(math.prod(s.shape) for s in run.layer.param_specs(_in_shape(plan, run)).values()) * itemsize
             pool.take(owned)
             pool.give_back(owned)
-        pool.borrow(_scratch(plan, run, n, itemsize)[1])
+        conv = convs[run.id]
+        pool.borrow(conv.backward if conv is not None else [])
         if need.x:
             for source in run.sources:
                 if source not in gradients:
@@ -127,18 +133,15 @@ def _in_shape(plan: Plan, run: Run) -> object:
     return shapes if run.layer.many_inputs else shapes[0]
 
 
-def _scratch(plan: Plan, run: Run, n: int, itemsize: int) -> tuple[list[int], list[int]]:
-    """What a convolution takes for a while, forward and backward."""
-    layer = run.layer
-    conv = layer.conv if isinstance(layer, ConvReLU | ConvReLUMaxPool) else layer
+def _convolution(plan: Plan, run: Run, n: int, itemsize: int) -> ConvMemory | None:
+    """What a run takes that is a convolution."""
+    layer, backend = run.layer, plan.backend
+    conv = layer.conv if isinstance(layer, ConvReLU | ConvReLUMaxPool | NormalizedConv) else layer
     if not isinstance(conv, Conv2D):
-        return [], []
+        return None
     in_shape = plan.graph.shapes[run.sources[0]]
-    _, height, width = plan.graph.shapes[run.nodes[0]]
-    out = height, width
-    weights = conv.param_specs(in_shape)["w"].shape
+    shapes = (n, *in_shape), conv.param_specs(in_shape)["w"].shape, conv.strides, conv.pads(in_shape)
     if isinstance(layer, ConvReLUMaxPool):
-        return plan.backend.conv_pool_scratch(
-            (n, *in_shape), weights, conv.strides, out, layer.pool.pool_size, itemsize
-        )
-    return plan.backend.conv_scratch((n, *in_shape), weights, out, itemsize)
+        return backend.conv_pool_scratch(*shapes, layer.pool.pool_size, layer.pool.strides, itemsize)
+    activation = "relu" if isinstance(layer, ConvReLU) else None
+    return backend.conv_scratch(*shapes, conv.dilation_rate, activation, itemsize, isinstance(layer, NormalizedConv))
