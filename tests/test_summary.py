@@ -192,3 +192,40 @@ def test_the_peak_grows_with_the_batch():
     peaks = [summary.facts(model, size)["peak_bytes"] for size in (1, 32, 64)]
     assert peaks == sorted(peaks) and peaks[2] > 1.5 * peaks[1]
     assert np.prod([26, 26, 32]) * 4 * 32 < peaks[1] < 2**30
+
+
+def test_verbose_2_tells_how_each_layer_is_computed():
+    layers = [
+        Conv2D(16, 3, input_shape=(8, 8, 16), name="first"),
+        BatchNormalization(name="norm"),
+        ReLU(name="relu"),
+        Conv2D(4, 3, activation="relu", name="second"),
+        MaxPooling2D(2, name="pool"),
+        Conv2D(4, 1, name="third"),
+    ]
+    seen = {}
+    for backend, fuse in (("numba", True), ("numba", False), ("numpy", True)):
+        lines: list[str] = []
+        net = Sequential(layers, backend=backend, fuse=fuse)
+        net.summary(verbose=2, print_fn=lines.append)
+        assert "Computed by" in lines[0]
+        net.summary(print_fn=lines.append)
+        assert "Computed by" not in lines[1]
+        seen[backend, fuse] = {row["name"]: row["algorithm"] for row in summary.facts(net)["layers"]}
+        for name, algorithm in seen[backend, fuse].items():
+            row = next(line for line in lines[0].splitlines() if line.startswith(f"{name} ("))
+            assert row.endswith(algorithm)
+    assert seen["numba", True] == {
+        "input1": "",
+        "first": "winograd F(4x4)",
+        "norm": "",
+        "relu": "with norm",
+        "second": "direct",
+        "pool": "with second",
+        "third": "columns",
+    }
+    assert seen["numba", False]["first"] == seen["numba", False]["second"] == "columns"
+    assert seen["numba", False]["relu"] == seen["numba", False]["pool"] == ""
+    assert seen["numpy", True]["first"] == "im2col"
+    with pytest.raises(ConfigError, match="verbose must be 1 or 2"):
+        net.summary(verbose=3)

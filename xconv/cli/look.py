@@ -24,9 +24,10 @@ _MOST_PIXELS = 1 << 28  # a larger picture is more likely an attack, or a mistak
 @click.command()
 @click.argument("network", metavar="NAME|FILE")
 @click.option("--batch-size", type=COUNT, help="For the memory of a training step.  [default: the recipe's, or 32]")
+@click.option("--verbose", is_flag=True, help="Also the algorithm that the backend takes for each convolution.")
 @backend_option
 @json_option
-def summary(network: str, batch_size: int | None, backend: str, as_json: bool) -> None:
+def summary(network: str, batch_size: int | None, verbose: bool, backend: str, as_json: bool) -> None:
     """Show the layers of a network, by name or from a file: output shapes, parameters, memory of a training step."""
     net = named_or_file(network, backend)
     if batch_size is None:
@@ -34,7 +35,7 @@ def summary(network: str, batch_size: int | None, backend: str, as_json: bool) -
     if as_json:
         print_json({**facts(net, batch_size), "model": network})
     else:
-        net.summary(batch_size=batch_size, print_fn=click.echo)
+        net.summary(batch_size=batch_size, verbose=2 if verbose else 1, print_fn=click.echo)
 
 
 @click.command()

@@ -227,9 +227,14 @@ class Model(Objective):
 
     # ------------------------------------------------------------------ looking and keeping
 
-    def summary(self, *, batch_size: int = 32, print_fn: Any = print) -> None:
-        """Print the layers with output shapes and parameters, as Keras does. Allocates no parameters."""
-        print_fn(summary.text(self, batch_size))
+    def summary(self, *, batch_size: int = 32, verbose: int = 1, print_fn: Any = print) -> None:
+        """Print the layers with output shapes and parameters, as Keras does. Allocates no parameters.
+
+        With `verbose` 2 also the algorithm that the backend takes for each convolution, and what it does in one go.
+        """
+        if verbose not in (1, 2):
+            raise ConfigError(f"summary: verbose must be 1 or 2. Received: {described(verbose)}")
+        print_fn(summary.text(self, batch_size, verbose))
 
     def save(self, path: str | Path) -> None:
         """Write architecture, parameters, training settings and the optimizer's state to one safetensors file,

@@ -6,7 +6,10 @@ import math
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from xconv.layers import Conv2D
+from xconv.layers.fused import ConvReLU, ConvReLUMaxPool, NormalizedConv
 from xconv.models.memory import training_step_bytes
+from xconv.plan import Plan, Run
 
 if TYPE_CHECKING:
     from xconv.models.network import Network
@@ -26,11 +29,13 @@ def facts(model: Network, batch_size: int = 32) -> dict[str, Any]:
             "output_shape": [None, *model._given_shape(i)],
             "params": 0,
             "inputs": [],
+            "algorithm": "",
         }
         for name, i in zip(graph.input_names, graph.inputs, strict=True)
     ]
     called = dict(zip(graph.inputs, graph.input_names, strict=True))
     called |= {node.id: str(graph.owner(node.id).name) for node in graph.nodes}
+    computed = _algorithms(model)
     ends = {node.sources[0]: node.id for node in graph.nodes if node.hidden}
     seen = set()
     for node in graph.nodes:
@@ -44,6 +49,7 @@ def facts(model: Network, batch_size: int = 32) -> dict[str, Any]:
                 "output_shape": [None, *model._given_shape(ends.get(node.id, node.id))],
                 "params": sum(counts[node.layer.name]),
                 "inputs": [called[source] for source in node.sources],
+                "algorithm": computed.get(str(node.layer.name), ""),
             }
         )
     optimizer = getattr(model, "optimizer", None)
@@ -61,18 +67,50 @@ def facts(model: Network, batch_size: int = 32) -> dict[str, Any]:
     }
 
 
-def text(model: Network, batch_size: int = 32) -> str:
-    """The summary as a table."""
+def _algorithms(model: Network) -> dict[str, str]:
+    """By layer name, how its backend computes it where there is a choice: alone, or in one go with the layer before."""
+    found = {}
+    plan = Plan(model.graph, model.backend, fuse=model.fuse)
+    for run in plan.runs:
+        first, *others = (str(model.graph.owner(i).name) for i in run.nodes)
+        found.setdefault(first, _algorithm(plan, run))
+        found |= {name: f"with {first}" for name in others if name != first}
+    return found
+
+
+def _algorithm(plan: Plan, run: Run) -> str:
+    layer = run.layer
+    conv = layer.conv if isinstance(layer, ConvReLU | ConvReLUMaxPool | NormalizedConv) else layer
+    if not isinstance(conv, Conv2D):
+        return ""
+    image = plan.graph.shapes[run.sources[0]]
+    return plan.backend.conv_algorithm(
+        (1, *image),
+        conv.param_specs(image)["w"].shape,
+        conv.strides,
+        conv.pads(image),
+        conv.dilation_rate,
+        "relu" if isinstance(layer, ConvReLU | ConvReLUMaxPool) else None,
+        conv.groups,
+        isinstance(layer, NormalizedConv),
+    )
+
+
+def text(model: Network, batch_size: int = 32, verbose: int = 1) -> str:
+    """The summary as a table; with `verbose` 2 also how each layer is computed."""
     about = facts(model, batch_size)
     rows = about["layers"]
     branched = any(row["inputs"] not in ([], [before["name"]]) for before, row in pairwise(rows))
     header = ["Layer (kind)", "Output shape", "Params", *(["Reads"] if branched else [])]
+    if verbose == 2:
+        header.append("Computed by")
     body = [
         [
             f"{row['name']} ({row['kind']})",
             "(" + ", ".join(str(n) for n in row["output_shape"]) + ")",
             f"{row['params']:,}",
             *([", ".join(row["inputs"])] if branched else []),
+            *([row["algorithm"]] if verbose == 2 else []),
         ]
         for row in rows
     ]
