@@ -169,6 +169,16 @@ def test_a_disturbed_turn_that_is_kept_is_counted(monkeypatch):
     assert (judge.turns, judge.disturbed) == (1, 1)
 
 
+def test_a_turn_that_comes_once_waits_for_quiet_and_is_not_repeated(monkeypatch):
+    monkeypatch.setattr(referee, "PAUSE", 1e-3)
+    read = iter([0.0, 1e6, 1e6, 1e6, 1e6, 2e6])  # busy, then quiet; others come back during the turn itself
+    monkeypatch.setattr(referee, "busy_seconds", lambda: next(read))
+    judge = referee.Referee(patience=60)
+    assert judge.once(Pipe((3.0, 0.0)), "fit") == 3.0
+    assert (judge.turns, judge.disturbed) == (1, 1) and 59 < judge.patience < 60
+    assert list(read) == []
+
+
 def test_a_turn_is_the_median_of_enough_steps():
     contestant, steps = Fake(1), []
     contestant.train = lambda: steps.append(1)
@@ -334,6 +344,16 @@ def test_threads_are_those_of_the_processes(fakes):
     assert [row["threads"] for row in result["rows"]] == [1, 3]
     first, second = result["arithmetic_ms_per_image"]
     assert first == pytest.approx(3 * second)
+
+
+def test_few_processes_live_at_once(fakes, monkeypatch):
+    monkeypatch.setattr(sweeps, "AT_ONCE", 2)
+    said: list[str] = []
+    result = sweeps.sweep(
+        "batch", network(), "fake", batch_size=8, sizes=[1, 2, 4], rounds=1, seconds=0.0, patience=0.0, say=said.append
+    )
+    assert result["sizes"] == [1, 2, 4] == [row["size"] for row in result["rows"]]
+    assert [line for line in said if line.startswith("batch")] == ["batch 1, 2", "batch 4"]
 
 
 def test_the_sizes_of_an_axis(monkeypatch):

@@ -12,6 +12,7 @@ from xconv.measure.tables import TITLES, short
 
 COLOURS = {"book": "#9aa0a6", "xconv": "#0072b2", "PyTorch": "#d55e00"}  # by the first word of a name
 OTHER, INK = "#5f6368", "#3c4043"
+SECOND = "#e8a87c"  # a peer's other layout, beside it
 
 
 def comparison(path: Path, whole: Mapping[str, Any]) -> None:
@@ -58,7 +59,7 @@ def comparison(path: Path, whole: Mapping[str, Any]) -> None:
 def growth(path: Path, result: Mapping[str, Any]) -> None:
     """Time and memory of an image against size, both axes logarithmic, beside the growth of the arithmetic."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, NullFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
     figure = Figure(figsize=(10.5, 5.0), dpi=120, layout="constrained")
     figure.suptitle(f"{result['title']}; {result['cpu']}", fontsize=11)
@@ -67,6 +68,7 @@ def growth(path: Path, result: Mapping[str, Any]) -> None:
     for name in result["names"]:
         rows = [row for row in result["rows"] if row["name"] == name]
         at, colour = [row["size"] for row in rows], COLOURS.get(name.split()[0], OTHER)
+        colour = SECOND if "channels_last" in name else colour
         look = {"color": colour, "marker": "o", "markersize": 4.5}
         for task, style, face in (("train", "-", colour), ("infer", "--", "white")):
             values = [row[f"{task}_ms_per_image"] for row in rows]
@@ -83,8 +85,7 @@ def growth(path: Path, result: Mapping[str, Any]) -> None:
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.set_xticks(sizes, [str(size) for size in sizes])
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.xaxis.set_minor_locator(LogLocator(subs=()))
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter(NullFormatter())

@@ -86,12 +86,12 @@ def compare(
 ) -> dict[str, Any]:
     """Everything of one comparison, as JSON has it. `facts`: the model, its batch size, and what else is to be told.
 
-    A turn of whole epochs is never repeated: the next would be another epoch.
+    A turn of whole epochs is not repeated where others disturbed it, since the next would be another epoch.
     """
     machine = about()
-    referee = Referee(patience if task == "step" else 0.0)
+    referee = Referee(patience)
     tasks = TASKS[task]
-    results = compete(entrants, tasks, rounds, seconds, machine["threads"], referee, say)
+    results = compete(entrants, tasks, rounds, seconds, machine["threads"], referee, say, task == "step")
     if task == "step":
         say("the memory of a training step, in fresh processes")
         for name, row in results.items():

@@ -103,6 +103,25 @@ class Referee:
     def __init__(self, patience: float) -> None:
         self.patience, self.turns, self.disturbed = patience, 0, 0
 
+    def quiet(self) -> None:
+        """Wait until no other program takes more than its share, while patience lasts: for turns that come once."""
+        while self.patience > 0:
+            start, before, used = time.perf_counter(), busy_seconds(), time.process_time()
+            time.sleep(PAUSE)
+            took, after, used = time.perf_counter() - start, busy_seconds(), time.process_time() - used
+            if before is None or after is None or (after - before - used) / took / (os.cpu_count() or 1) <= DISTURBED:
+                return
+            self.patience -= took
+
+    def once(self, pipe: Any, task: str) -> float:
+        """Seconds of a turn that cannot be repeated, such as the next epoch; it waits for a quiet moment to begin."""
+        self.quiet()
+        patience, self.patience = self.patience, 0.0
+        try:
+            return self.turn(pipe, task, 0.0)
+        finally:
+            self.patience = patience
+
     def turn(self, pipe: Any, task: str, seconds: float) -> float:
         """Seconds of the task."""
         while True:
@@ -127,6 +146,7 @@ def compete(
     threads: int,
     referee: Referee,
     say: Say,
+    repeatable: bool = True,
 ) -> dict[str, Any]:
     """{contestant: {about, task: [seconds, by round], ..., last_loss}}, or {error} if it failed."""
     results: dict[str, Any] = {}
@@ -147,7 +167,9 @@ def compete(
             for name in order[shift:] + order[:shift]:
                 try:
                     for task in tasks:
-                        results[name][task].append(referee.turn(pipes[name], task, seconds))
+                        pipe = pipes[name]
+                        took = referee.turn(pipe, task, seconds) if repeatable else referee.once(pipe, task)
+                        results[name][task].append(took)
                 except (EOFError, ConnectionError):  # such as a process that the system killed for its memory
                     results[name] = {"error": f"its process ended in round {number + 1}"}
                     say(f"{name}: {results[name]['error']}")

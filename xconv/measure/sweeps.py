@@ -34,8 +34,10 @@ AXES = {
         "grows as the arithmetic",
     ),
     "image": Axis("height and width of an image", (14, 28, 56, 112), "grows as the arithmetic"),
-    "threads": Axis("threads", (), "a thread more, that much faster"),
+    "threads": Axis("threads", (), "time divided by threads"),
 }
+
+AT_ONCE = 12  # processes; each holds a fifth of a gigabyte or more
 
 
 def default_sizes(axis: str) -> tuple[int, ...]:
@@ -59,9 +61,10 @@ def sweep(
     patience: float = 30.0,
     say: Say,
 ) -> dict[str, Any]:
-    """Every size on the backend, and beside PyTorch's better-known layout with `peer`; as JSON has it.
+    """Every size on the backend, and beside PyTorch's layouts with `peer`; as JSON has it.
 
-    Sizes that the network cannot have are left out, and said.
+    Some sizes take their turns together, so many that `AT_ONCE` processes live at a time. Sizes that the network
+    cannot have are left out, and said.
     """
     machine, asked = about(), AXES[axis]
     entrants: dict[tuple[str, int], Entrant] = {}
@@ -82,14 +85,18 @@ def sweep(
         work[size] = multiply_adds / (threads if axis == "threads" else 1)
         at_size = contestants.entrants(made, batch, [backend])
         if peer:
-            at_size["PyTorch eager NCHW float32"] = pytorch.entrants(made, batch)["PyTorch eager NCHW float32"]
+            at_size |= pytorch.entrants(made, batch)
         for name, entrant in at_size.items():
             entrants[name, size] = replace(entrant, threads=threads)
     if not work:
         raise ConfigError(f"{network.model} can have none of the sizes. Received: {list(sizes)}")
     referee = Referee(patience)
-    named = {f"{name}, {axis} {size}": entrant for (name, size), entrant in entrants.items()}
-    results = compete(named, ("train", "infer"), rounds, seconds, machine["threads"], referee, say)
+    results: dict[str, Any] = {}
+    together = max(1, AT_ONCE * len(work) // len(entrants))
+    for some in [list(work)[i : i + together] for i in range(0, len(work), together)]:
+        named = {f"{name}, {axis} {size}": made for (name, size), made in entrants.items() if size in some}
+        say(f"{axis} {', '.join(map(str, some))}")
+        results |= compete(named, ("train", "infer"), rounds, seconds, machine["threads"], referee, say)
     say("the memory of a training step, in a fresh process each")
     rows = []
     for (name, size), entrant in entrants.items():

@@ -103,21 +103,20 @@ def _task_table(task: str, whole: Mapping[str, Any], ran: Mapping[str, Any]) -> 
 
 
 def _ratio_table(whole: Mapping[str, Any]) -> str:
-    whole_runs = whole["task"] != "step"
+    keys = ["best_turns", *(["in_all"] if whole["task"] != "step" else [])]
     rows = []
     targeted = any(row["target"] for row in whole["ratios"])
     for row in whole["ratios"]:
         measured = row["measured"]
         what = " ".join(word for word in row["what"].split() if word != "float32") if not targeted else row["what"]
-        last = measured.get("in_all" if whole_runs else "best_turns")
         cells = [
             f"{TITLES[row['task']]}: {what}",
             f"{measured['median']:.2f}",
             f"{measured['least']:.2f}..{measured['most']:.2f}" if "least" in measured else "-",
-            "-" if last is None else f"{last:.2f}",
+            *(f"{measured[key]:.2f}" if key in measured else "-" for key in keys),
         ]
         rows.append([*cells, *([f">= {row['target']}" if row["target"] else "-"] if targeted else [])])
-    head = ["times as fast, as small", "median", "by round", "in all" if whole_runs else "best turns"]
+    head = ["times as fast, as small", "median", "by round", *(key.replace("_", " ") for key in keys)]
     return table([*head, *(["target"] if targeted else [])], rows)
 
 
