@@ -7,6 +7,11 @@ TOLERANCES = {
     # Sums of up to a few hundred products, in any order.
     ("sum", "float32"): 3e-6,
     ("sum", "float64"): 1e-14,
+    # Winograd's F(4x4,3x3): its transforms multiply by up to 8 and add up what cancels later (Lavin and Gray 2016). The
+    # largest of y, dx and dw over 1500 random shapes of 16 to 512 channels: 2.8e-5 and 5.0e-14, at 512 channels; up to
+    # 64 channels 1.3e-5 and 3.6e-14. F(2x2), with factors of 1/2 alone, was within 1.5e-6 and 2.9e-15: "sum" holds.
+    ("winograd", "float32"): 5e-5,
+    ("winograd", "float64"): 1e-13,
     # exp, log, sqrt and division a few times in a row.
     ("elementwise", "float32"): 2e-6,
     ("elementwise", "float64"): 1e-14,
