@@ -128,7 +128,7 @@ def test_the_number_of_threads_changes_no_bit(shape, monkeypatch):
     for threads in (1, 2, 5):
         monkeypatch.setattr(numba.team, "threads", threads)
         monkeypatch.setattr(
-            numba.team, "ranges", lambda n, work, t=threads: [(n * i // t, n * (i + 1) // t) for i in range(t)]
+            numba.team, "ranges", lambda n, work, most=None, t=threads: [(n * i // t, n * (i + 1) // t) for i in range(t)]
         )
         y, saved = numba.batch_norm(x, gamma, beta, EPS)
         seen.add(b"".join(a.tobytes() for a in (y, saved.var, *numba.batch_norm_backward(dy, saved))))

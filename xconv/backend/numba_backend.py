@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from xconv.backend.base import Array, argmax_dtype
+from xconv.backend.base import EVERYTHING, Array, Need, argmax_dtype
 from xconv.backend.numba_conv import NumbaConv
 from xconv.backend.numba_norm import NumbaNorm
 from xconv.kernels.cpu import columns, elementwise, pooling
@@ -93,6 +93,21 @@ class NumbaBackend(NumbaConv, NumbaNorm):
 
         self._over(max(rows, columns), out.size * a.shape[1] / 32, part)
         return out
+
+    def dense_backward(self, dy: Array, x: Array, w: Array, need: Need = EVERYTHING) -> tuple[Array, Array, Array]:
+        inputs, outputs = w.shape
+        if inputs < outputs or not (need.x and need.params):
+            return super().dense_backward(dy, x, w, need)
+        dx = self.empty(x.shape, dy.dtype)
+        dw = self.empty(w.shape, dy.dtype) if need.dw is None else need.dw
+
+        def part(first: int, last: int) -> None:
+            """Both products for some inputs: threads meet once."""
+            np.matmul(x[:, first:last].T, dy, out=dw[first:last])
+            np.matmul(dy, w[first:last].T, out=dx[:, first:last])
+
+        self._over(inputs, dy.size * inputs / 32, part)
+        return dx, dw, dy.sum(axis=0)
 
     # ------------------------------------------------------------------ elementwise, loss, optimizers
 

@@ -69,7 +69,7 @@ def facts(model: Network, batch_size: int = 32) -> dict[str, Any]:
 
 def _algorithms(model: Network) -> dict[str, str]:
     """By layer name, how its backend computes it where there is a choice: alone, or in one go with the layer before."""
-    found = {}
+    found: dict[str, str] = {}
     plan = Plan(model.graph, model.backend, fuse=model.fuse)
     for run in plan.runs:
         first, *others = (str(model.graph.owner(i).name) for i in run.nodes)
