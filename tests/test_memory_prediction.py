@@ -14,10 +14,11 @@ from xconv.models.summary import facts
 
 ROOT = Path(__file__).parent.parent
 
-# The kernels and the interpreter's own memory are paid for by a small network before the clock starts; the pool of
-# memory is then empty but for small blocks. VmHWM is the most that was resident since clear_refs.
+# The kernels and the interpreter's own memory are paid for by a small network before the clock starts, and BLAS's own
+# buffers (some MB a thread, whatever the network) by large products; the pool of memory is then empty but for small
+# blocks. VmHWM is the most that was resident since clear_refs.
 PROGRAM = """
-import gc, json, sys
+import ctypes, gc, json, sys
 import numpy as np
 import xconv
 from xconv import zoo
@@ -42,7 +43,11 @@ for rule in ("adam", "rmsprop"):
 
 net = zoo.entry(name).build(zoo.recipe(name), backend=backend)
 net.params  # built
+tall, wide = np.ones((60000, 512), "f4"), np.ones((512, 64), "f4")
+tall @ wide, tall.T @ tall, wide.T @ tall[:512]
+del tall, wide
 gc.collect()
+ctypes.CDLL(None).malloc_trim(0)
 images, labels = np.random.rand(batch, *net.input_shape).astype("f4"), np.zeros(batch, int)
 open("/proc/self/clear_refs", "w").write("5")
 before = status("VmRSS")
@@ -61,8 +66,8 @@ def test_the_prediction_is_near_what_is_measured(name, batch, backend):
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["measured"] > 5e6
-    assert 0.8 <= found["predicted"] / found["measured"] <= 1.2, found
+    assert found["measured"] > 3e6
+    assert 0.85 <= found["predicted"] / found["measured"] <= 1.15, found
 
 
 def test_a_prediction_costs_nothing_and_grows_with_the_batch():

@@ -17,7 +17,7 @@ from xconv.parameters import Parameters
 
 # Layers whose backward hands `need` to one operation, which may write the gradient of w where it belongs. Theirs alone:
 # in a layer of one's own two operations could write there.
-_ONE_PRODUCT = (Conv2D, Dense, ConvReLU, ConvReLUMaxPool, NormalizedConv)
+ONE_PRODUCT = (Conv2D, Dense, ConvReLU, ConvReLUMaxPool, NormalizedConv)
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ class Plan:
             if need_inputs:
                 need = need._replace(x=True)
             key = f"{run.layer.name}.w"
-            if type(run.layer) in _ONE_PRODUCT and "w" in self.trained[run.id] and key not in written:
+            if type(run.layer) in ONE_PRODUCT and "w" in self.trained[run.id] and key not in written:
                 need = need._replace(dw=grads[key])
             if dy is None or not (need.x or need.params):
                 continue

@@ -192,8 +192,8 @@ class Backend(ConvScratch, Elementwise, BatchNormAndDropout):
         n, f, kernel = x.shape[0], w.shape[0], w.shape[2:]
         oh, ow = window_output(x.shape[2:], kernel, stride, pads, dilation)
         y = self.empty((n, f, oh, ow), x.dtype)
-        image, _ = self._conv_image(x.shape, w.shape, stride, pads, dilation, activation, x.itemsize)
-        for part in self._parts(n, sum(image)):
+        image = self._conv_image(x.shape, w.shape, stride, pads, dilation, activation, x.itemsize)
+        for part in self._parts(n, image.most(0)):
             col = self.im2col(x[part], kernel, stride, pads, dilation)
             out = self.dense(col, w.reshape(f, -1).T, b)  # (N*OH*OW, C*KH*KW) @ (C*KH*KW, F)
             if activation == "relu":
@@ -210,8 +210,12 @@ class Backend(ConvScratch, Elementwise, BatchNormAndDropout):
             return self._grouped_conv2d_backward(dy, saved, need)
         x, w, y, stride, pads, dilation, _ = saved
         activation = None if y is None else "relu"
-        _, image = self._conv_image(x.shape, w.shape, stride, pads, dilation, activation, x.itemsize)
-        return self._gradients_in_parts(saved, lambda i: dy[i] if y is None else dy[i] * (y[i] > 0), sum(image), need)
+        image = self._conv_image(x.shape, w.shape, stride, pads, dilation, activation, x.itemsize)
+
+        def dmaps(i: slice) -> Array:
+            return dy[i] if y is None else dy[i] * (y[i] > 0)
+
+        return self._gradients_in_parts(saved, dmaps, image.most(1), need)
 
     def _gradients_in_parts(
         self, saved: Any, dmaps: Callable[[slice], Array], image: int, need: Need
@@ -316,8 +320,8 @@ class Backend(ConvScratch, Elementwise, BatchNormAndDropout):
         unpooled = window_output(x.shape[2:], w.shape[2:], stride, pads)
         shape = x.shape[0], w.shape[0], *window_output(unpooled, pool_kernel, pool_stride, (0, 0, 0, 0))
         y, argmax = self.empty(shape, x.dtype), self.empty(shape, argmax_dtype(pool_kernel))
-        image, _ = self._conv_pool_image(x.shape, w.shape, stride, pads, pool_kernel, pool_stride, x.itemsize)
-        for part in self._parts(len(x), sum(image)):
+        image = self._conv_pool_image(x.shape, w.shape, stride, pads, pool_kernel, pool_stride, x.itemsize)
+        for part in self._parts(len(x), image.most(0)):
             conv = self.conv2d(x[part], w, b, stride, pads, activation="relu")[0]
             self._max_pool(conv, y[part], argmax[part], pool_kernel, pool_stride, (0, 0, 0, 0))
             del conv
@@ -329,14 +333,14 @@ class Backend(ConvScratch, Elementwise, BatchNormAndDropout):
         """dy[N,F,PH,PW] -> dx, dw, db, as conv2d_backward."""
         x, w, y, argmax, stride, pads, pool_kernel, pool_stride = saved
         unpooled = w.shape[0], *window_output(x.shape[2:], w.shape[2:], stride, pads)
-        _, image = self._conv_pool_image(x.shape, w.shape, stride, pads, pool_kernel, pool_stride, x.itemsize)
+        image = self._conv_pool_image(x.shape, w.shape, stride, pads, pool_kernel, pool_stride, x.itemsize)
 
         def dmaps(i: slice) -> Array:
             # The pooled value is positive exactly where the ReLU under its maximum was open.
             shape = (i.stop - i.start, *unpooled)
             return self.max_pool_backward(dy[i] * (y[i] > 0), argmax[i], shape, pool_kernel, pool_stride, (0, 0, 0, 0))
 
-        return self._gradients_in_parts(ConvSaved(x, w, None, stride, pads, (1, 1)), dmaps, sum(image), need)
+        return self._gradients_in_parts(ConvSaved(x, w, None, stride, pads, (1, 1)), dmaps, image.most(1), need)
 
     # ------------------------------------------------------------------ helpers
 

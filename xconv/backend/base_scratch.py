@@ -29,7 +29,8 @@ class ConvScratch(Arrays):
         if x_shape[1] != w_shape[1]:
             return self._grouped(x_shape, w_shape, stride, pads, dilation, activation, itemsize)[1]
         image = self._conv_image(x_shape, w_shape, stride, pads, dilation, activation, itemsize)
-        return ConvMemory(*self._in_parts(x_shape[0], image, math.prod(w_shape) * itemsize), bool(activation))
+        found = self._in_parts(x_shape[0], image, math.prod(w_shape) * itemsize)
+        return found._replace(keeps_y=bool(activation))
 
     def conv_pool_scratch(
         self,
@@ -46,13 +47,17 @@ class ConvScratch(Arrays):
         pooled = window_output(unpooled, pool_kernel, pool_stride, (0, 0, 0, 0))
         argmax = x_shape[0] * w_shape[0] * math.prod(pooled) * np.dtype(argmax_dtype(pool_kernel)).itemsize
         image = self._conv_pool_image(x_shape, w_shape, stride, pads, pool_kernel, pool_stride, itemsize)
-        return ConvMemory(*self._in_parts(x_shape[0], image, math.prod(w_shape) * itemsize), True, argmax)
+        return self._in_parts(x_shape[0], image, math.prod(w_shape) * itemsize)._replace(keeps_y=True, kept=argmax)
 
-    def _in_parts(self, n: int, image: tuple[list[int], list[int]], dw: int) -> tuple[list[int], list[int]]:
+    def _in_parts(self, n: int, image: ConvMemory, dw: int) -> ConvMemory:
         """What a part of n images needs, from what one does; several parts add their dw to that of the first."""
-        forward, backward = self._parts(n, sum(image[0])), self._parts(n, sum(image[1]), dw)
-        more = [dw] if len(backward) > 1 else []
-        return [most(forward) * size for size in image[0]], [*(most(backward) * size for size in image[1]), *more]
+        forward, backward = self._parts(n, image.most(0)), self._parts(n, image.most(1), dw)
+        one, other = most(forward), most(backward)
+        return ConvMemory(
+            [one * size for size in image.forward],
+            [*(other * size for size in image.backward), *[dw] * (len(backward) > 1)],
+            (one * image.beside[0], other * image.beside[1]),
+        )
 
     def _conv_image(
         self,
@@ -63,13 +68,14 @@ class ConvScratch(Arrays):
         dilation: Pair,
         activation: str | None,
         itemsize: int,
-    ) -> tuple[list[int], list[int]]:
-        """Bytes of the arrays that conv2d and conv2d_backward need of one image for a while: columns, product, pads."""
+    ) -> ConvMemory:
+        """What conv2d and conv2d_backward need of one image: columns and product; pads, and dy where ReLU was open."""
         (_, c, h, w), (f, _, *kernel) = x_shape, w_shape
-        places = math.prod(window_output((h, w), (kernel[0], kernel[1]), stride, pads, dilation)) * itemsize
+        places = math.prod(window_output((h, w), (kernel[0], kernel[1]), stride, pads, dilation))
+        arrays = [places * math.prod(w_shape[1:]) * itemsize, places * f * itemsize]
         padded = c * (h + pads[0] + pads[1]) * (w + pads[2] + pads[3]) * itemsize if any(pads) else 0
-        arrays = [places * math.prod(w_shape[1:]), places * f, padded]
-        return arrays, [*arrays, places * f] if activation else arrays  # dy where ReLU was open
+        masked = places * f * (itemsize + 1) if activation else 0  # and the mask, of bytes
+        return ConvMemory(arrays, arrays, (padded, padded + masked))
 
     def _conv_pool_image(
         self,
@@ -80,13 +86,14 @@ class ConvScratch(Arrays):
         pool_kernel: Pair,
         pool_stride: Pair,
         itemsize: int,
-    ) -> tuple[list[int], list[int]]:
-        """The same of conv2d_relu_max_pool, where the unpooled map is scratch, too."""
+    ) -> ConvMemory:
+        """The same of conv2d_relu_max_pool: the unpooled map is scratch, too, and so are masks for the pooling."""
         size = window_output((x_shape[2], x_shape[3]), (w_shape[2], w_shape[3]), stride, pads)
         unpooled = w_shape[0] * math.prod(size) * itemsize
         pooled = w_shape[0] * math.prod(window_output(size, pool_kernel, pool_stride, (0, 0, 0, 0)))
-        forward, backward = self._conv_image(x_shape, w_shape, stride, pads, (1, 1), None, itemsize)
-        return [*forward, unpooled, 4 * pooled], [*backward, unpooled, 2 * pooled * (itemsize + 1)]
+        conv = self._conv_image(x_shape, w_shape, stride, pads, (1, 1), None, itemsize)
+        beside = conv.beside[0] + 4 * pooled, conv.beside[1] + 2 * pooled * (itemsize + 1)
+        return ConvMemory([*conv.forward, unpooled], [*conv.backward, unpooled], beside)
 
     def _grouped(
         self,
@@ -113,6 +120,7 @@ class ConvScratch(Arrays):
             inner, plain = (self.conv_scratch(*group, relu, itemsize) for relu in (activation, None))
             forward = [x, y, inner.kept, *inner.forward]
             backward = [x, x, y, *[y, y] * bool(activation), dw, *plain.backward]
-            if images <= 1 or max(sum(forward), sum(backward)) <= self.workspace:
-                return cut(n, images), ConvMemory(forward, backward, bool(activation))
+            found = ConvMemory(forward, backward, (inner.beside[0], plain.beside[1]), bool(activation))
+            if images <= 1 or max(found.most(0), found.most(1)) <= self.workspace:
+                return cut(n, images), found
             images = -(-images // 2)

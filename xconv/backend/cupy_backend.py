@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from xconv import streams
-from xconv.backend.base import EVERYTHING, Array, ConvPoolSaved, ConvSaved, Need, argmax_dtype
+from xconv.backend.base import EVERYTHING, Array, ConvMemory, ConvPoolSaved, ConvSaved, Need, argmax_dtype
 from xconv.backend.cuda_kernels import BLOCK, MOST_BLOCKS, SUFFIX, max_pool_name, pool, pool_of_product, window
 from xconv.backend.cupy_arrays import CupyArrays
 from xconv.errors import BackendError, DTypeError, described
@@ -235,10 +235,10 @@ class CupyBackend(CupyArrays):
         dilation: Pair,
         activation: str | None,
         itemsize: int,
-    ) -> tuple[list[int], list[int]]:
+    ) -> ConvMemory:
         size = window_output((x_shape[2], x_shape[3]), (w_shape[2], w_shape[3]), stride, pads, dilation)
         arrays = [math.prod(size) * entries * itemsize for entries in (math.prod(w_shape[1:]), w_shape[0])]
-        return arrays, arrays
+        return ConvMemory(arrays, arrays)
 
     def _conv_pool_image(
         self,
@@ -249,7 +249,7 @@ class CupyBackend(CupyArrays):
         pool_kernel: Pair,
         pool_stride: Pair,
         itemsize: int,
-    ) -> tuple[list[int], list[int]]:
+    ) -> ConvMemory:
         return self._conv_image(x_shape, w_shape, stride, pads, (1, 1), "relu", itemsize)
 
     def _transposed_columns(self, x: Array, w: Array, stride: Pair, pads: Pads, dilation: Pair) -> Array:

@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from xconv.backend.base import Array, ConvSaved, Need
+from xconv.backend.base import Array, ConvMemory, ConvSaved, Need
 from xconv.backend.numba_team import NumbaTeam
 from xconv.kernels.cpu import columns, elementwise
 from xconv.shapes import Pads, Pair, window_output
@@ -102,15 +102,15 @@ class NumbaColumns(NumbaTeam):
 
     def _columns_scratch(
         self, x_shape: tuple[int, ...], w_shape: tuple[int, ...], out: Pair, itemsize: int
-    ) -> tuple[list[int], list[int]]:
+    ) -> ConvMemory:
         """A block of columns and of maps for each thread, and in backward its dw and what is added to that."""
-        found: list[list[int]] = []
-        dw = math.prod(w_shape) * itemsize
-        for own in ([], [dw, dw]):
-            size, threads = self._block(x_shape, w_shape, out, itemsize, sum(own))
+        blocks: list[list[int]] = []
+        own = 2 * math.prod(w_shape) * itemsize
+        for beside in (0, own):
+            size, threads = self._block(x_shape, w_shape, out, itemsize, beside)
             places = min(size, -(-x_shape[0] // threads)) * out[0] * out[1] * itemsize
-            found.append([math.prod(w_shape[1:]) * places, w_shape[0] * places, *own] * threads)
-        return found[0], found[1]
+            blocks.append([math.prod(w_shape[1:]) * places, w_shape[0] * places] * threads)
+        return ConvMemory(blocks[0], blocks[1], (0, own * threads))
 
 
 def _block_size(taps: int, out: Pair, itemsize: int) -> int:

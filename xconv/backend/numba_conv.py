@@ -112,7 +112,7 @@ class NumbaConv(NumbaColumns, NumbaDirect, NumbaWinograd):
             return self._direct_scratch(x_shape, w_shape, stride, pads, NO_POOL, itemsize)
         # Here is the place for what winograd takes.
         out = window_output((x_shape[2], x_shape[3]), (w_shape[2], w_shape[3]), stride, pads, dilation)
-        return ConvMemory(*self._columns_scratch(x_shape, w_shape, out, itemsize), bool(activation))
+        return self._columns_scratch(x_shape, w_shape, out, itemsize)._replace(keeps_y=bool(activation))
 
     def conv_pool_scratch(
         self,

@@ -140,8 +140,10 @@ class NumbaDirect(NumbaTeam):
         """What every thread takes and what all share; and `chosen`, which is kept where others keep y."""
         at = geometry(tuple(x_shape[1:]), w_shape[2:], stride, pads, pool, np.dtype(f"f{itemsize}"))
         shared, own = _arrays(w_shape, at, x_shape[1], itemsize)
-        lists = [[shared[i], *own[i] * min(self.team.threads, self._fitting(shared[i], own[i]))] for i in (0, 1)]
-        return ConvMemory(lists[0], lists[1], kept=x_shape[0] * w_shape[0] * at.out[0] * at.out[1])
+        threads = [min(self.team.threads, self._fitting(shared[i], own[i])) for i in (0, 1)]
+        forward, backward = (shared[i] + sum(own[i]) * threads[i] for i in (0, 1))
+        kept = x_shape[0] * w_shape[0] * at.out[0] * at.out[1]
+        return ConvMemory([], [], (forward, backward), kept=kept)
 
     def _threads(self, w_shape: tuple[int, ...], at: Geometry, x: Array) -> list[int]:
         """How many threads may work on the way forward and back."""

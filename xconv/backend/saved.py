@@ -53,10 +53,15 @@ class ConvPoolSaved(NamedTuple):
 class ConvMemory(NamedTuple):
     """What a convolution takes beside its arguments and results, in bytes, told from shapes alone."""
 
-    forward: list[int]  # the arrays that it needs for a while
+    forward: list[int]  # the arrays of the backend's pool that it needs for a while: they stay in the pool
     backward: list[int]
+    beside: Pair = (0, 0)  # what it needs for a while, forward and backward, that goes back to the system
     keeps_y: bool = False  # whether the way back needs y, which then lives until then, as x does
     kept: int = 0  # what else is kept until then
+
+    def most(self, way: int) -> int:
+        """All that is needed for a while on the way forward (0) or back (1)."""
+        return sum((self.forward, self.backward)[way]) + self.beside[way]
 
 
 class BatchNormSaved(NamedTuple):

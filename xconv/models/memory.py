@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from xconv.backend.base import ConvMemory
 from xconv.layers import Conv2D
 from xconv.layers.fused import ConvReLU, ConvReLUMaxPool, NormalizedConv
-from xconv.plan import Plan, Run
+from xconv.plan import ONE_PRODUCT, Plan, Run
 
 if TYPE_CHECKING:
     from xconv.models.network import Network
@@ -39,10 +39,11 @@ class _Pool:
         else:
             self.now -= size
 
-    def borrow(self, sizes: list[int]) -> None:
-        """Taken all at once and given back."""
+    def borrow(self, sizes: list[int], beside: int) -> None:
+        """Taken all at once and given back: arrays of the pool to the pool, what is `beside` them to the system."""
         for size in sizes:
             self.take(size)
+        self.most = max(self.most, self.now + beside)
         for size in sizes:
             self.give_back(size)
 
@@ -50,7 +51,7 @@ class _Pool:
 def training_step_bytes(model: Network, batch_size: int) -> int:
     """The most that a training step adds to the built model: gradients, the optimizer's state, activations, scratch.
 
-    The batch itself is counted. What compilation takes is not, nor what the interpreter does.
+    The batch itself is counted. What compilation takes is not, nor what the interpreter and BLAS hold by themselves.
     """
     plan = Plan(model.graph, model.backend, fuse=model.fuse)
     size = model.itemsize
@@ -92,7 +93,8 @@ def _activations(plan: Plan, n: int, itemsize: int) -> int:
         memory[run.id] = y, more
         pool.take(y)
         pool.take(more)
-        pool.borrow(conv.forward if conv is not None else [])
+        if conv is not None:
+            pool.borrow(conv.forward, conv.beside[0])
         home[run.id] = run.id if y else home[run.sources[0]]
         sizes[run.id] = y
         kept[run.id] = [*(run.sources if "x" in keeps else ()), *([run.id] if "y" in keeps else ())]
@@ -111,11 +113,14 @@ def _activations(plan: Plan, n: int, itemsize: int) -> int:
         if run.id not in gradients:
             continue
         if need.params:
-            owned = sum(math.prod(s.shape) for s in run.layer.param_specs(_in_shape(plan, run)).values()) * itemsize
+            written = ("w",) if type(run.layer) in ONE_PRODUCT else ()  # where it belongs, with no copy
+            specs = run.layer.param_specs(_in_shape(plan, run))
+            owned = sum(math.prod(spec.shape) for name, spec in specs.items() if name not in written) * itemsize
             pool.take(owned)
             pool.give_back(owned)
         conv = convs[run.id]
-        pool.borrow(conv.backward if conv is not None else [])
+        if conv is not None:
+            pool.borrow(conv.backward, conv.beside[1])
         if need.x:
             for source in run.sources:
                 if source not in gradients:
