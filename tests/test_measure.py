@@ -15,7 +15,7 @@ from xconv import zoo
 from xconv.measure import charts, compare, comparison, contestants, demands, memory, pytorch, referee, save, sweeps
 from xconv.measure.comparison import memory_ratio, ratio, ratios
 from xconv.measure.contestants import Data, Entrant, Network, XconvRun, arithmetic, batches, chw, recipe_of, seen
-from xconv.measure.tables import duration, report, stem_of, table
+from xconv.measure.tables import disturbance, duration, report, stem_of, table
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -377,6 +377,13 @@ def test_table():
 )
 def test_duration(seconds, text):
     assert duration(seconds) == text
+
+
+def test_disturbed_turns_are_told():
+    assert disturbance({"disturbed_turns": 0, "turns": 20}) == []
+    assert disturbance({"disturbed_turns": 2, "turns": 20}) == ["2 of 20 turns were disturbed by other programs."]
+    (loud,) = disturbance({"disturbed_turns": 3, "turns": 20})
+    assert loud.startswith("3 OF 20 TURNS") and "run again" in loud
 
 
 def test_files_have_the_networks_and_the_tasks_name():

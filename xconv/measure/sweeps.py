@@ -14,7 +14,7 @@ from xconv.measure.contestants import Entrant, Network, arithmetic
 from xconv.measure.machine import about, about_lines
 from xconv.measure.memory import added_mb
 from xconv.measure.referee import Referee, Say, compete
-from xconv.measure.tables import count, table
+from xconv.measure.tables import count, disturbance, table
 
 
 @dataclass(frozen=True)
@@ -179,6 +179,4 @@ def report(result: Mapping[str, Any]) -> str:
     lines += ["", f"{result['sweep']}: {result['axis_label']}"]
     lines += ["over best: time for the same arithmetic, over the least of the column"]
     lines += [f"{name} was not measured: {error}" for name, error in result["errors"].items()]
-    if result["disturbed_turns"]:
-        lines.append(f"{result['disturbed_turns']} of {result['turns']} turns were disturbed by other programs.")
-    return "\n".join(lines)
+    return "\n".join([*lines, *disturbance(result)])

@@ -46,6 +46,16 @@ def duration(seconds: float) -> str:
     return f"{seconds:.2f} s" if ms >= 1e3 else f"{ms:.2f} ms" if ms >= 1 else f"{ms:.3f} ms"
 
 
+def disturbance(result: Mapping[str, Any]) -> list[str]:
+    """A line on turns that other programs disturbed, where there were any."""
+    disturbed, turns = result["disturbed_turns"], result["turns"]
+    if not disturbed:
+        return []
+    told = f"{disturbed} of {turns} turns were disturbed by other programs"
+    few = 10 * disturbed <= turns
+    return [f"{told}." if few else f"{told.upper()}: run again when they are done; PyTorch loses most by them."]
+
+
 def short(name: str, names: Sequence[str]) -> str:
     """A contestant's name without the dtype that all have."""
     return name.removesuffix(" float32") if all(other.endswith(" float32") for other in names) else name
@@ -63,8 +73,7 @@ def report(whole: Mapping[str, Any]) -> str:
     for name, row in results.items():
         if "error" in row:
             lines.append(f"{short(name, list(results))} did not compete: {row['error']}")
-    if whole["disturbed_turns"]:
-        lines.append(f"{whole['disturbed_turns']} of {whole['turns']} turns were disturbed by other programs.")
+    lines += disturbance(whole)
     for name, row in ran.items():
         told = row["about"]
         products = told.get("blas") or blas_line(told["pools"])
