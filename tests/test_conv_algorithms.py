@@ -37,6 +37,7 @@ CASES = {
     "many channels": Case((2, 64, 5, 5), 48, (3, 3), (1, 1), (1, 1, 1, 1), (2, 2), (2, 2)),
     "gaps between pools": Case((3, 1, 10, 17), 17, (2, 5), (2, 1), NONE, (2, 3), (3, 4)),
     "more images than a block": Case((131, 1, 3, 3), 2, (3, 3)),
+    "many outputs": Case((2, 1, 40, 33), 2, (3, 3)),
     "nothing but padding": Case((2, 2, 4, 4), 16, (2, 2), (1, 1), (3, 3, 3, 3)),
     "a large pool": Case((1, 1, 16, 19), 3, (2, 2), (1, 1), NONE, (14, 18), (1, 1)),
     "a prime number of vectors": Case((2, 1, 13, 4), 5, (11, 1), (1, 2)),

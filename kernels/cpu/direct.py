@@ -18,9 +18,9 @@ from xconv.kernels.cpu.vectors import BYTES, ROWS, tile, transpose, window_maxim
 
 @jit
 def to_block(x, block, first, count, y0, x0):
-    """block[k, i, j, c] = x[first + k, c, y0 + i, x0 + j], outside the image 0; x[N,C,H,W], block[B,HB,WB,C]."""
+    """block[k, i, j, c] = x[first + k, c, y0 + i, x0 + j], outside the image 0; x[N,C,H,W], block[B,HB,WB,>=C]."""
     _, c, h, w = x.shape
-    _, hb, wb, _ = block.shape
+    _, hb, wb, deep = block.shape
     lanes = BYTES // x.itemsize
     lo, hi = max(0, -x0), min(wb, w - x0)
     for k in range(count):
@@ -30,7 +30,7 @@ def to_block(x, block, first, count, y0, x0):
                 continue
             block[k, i, :lo] = 0
             block[k, i, hi:] = 0
-            line, target = (((first + k) * c) * h + y0 + i) * w + x0, (k * hb + i) * wb * c
+            line, target = (((first + k) * c) * h + y0 + i) * w + x0, (k * hb + i) * wb * deep
             if c == 1:
                 source = x[first + k, 0, y0 + i, x0 + lo :]
                 for j in range(hi - lo):
@@ -39,23 +39,25 @@ def to_block(x, block, first, count, y0, x0):
             for ch in range(0, c, lanes):
                 for j in range(lo, hi, lanes):
                     rows, columns = min(lanes, c - ch), min(lanes, hi - j)
-                    transpose(x, line + ch * h * w + j, h * w, block, target + j * c + ch, c, rows, columns, False)
+                    source, to = line + ch * h * w + j, target + j * deep + ch
+                    transpose(x, source, h * w, block, to, deep, rows, columns, False)
 
 
 @jit
 def from_block(block, dx, first, count, y0, x0):
     """The transpose of to_block: dx[first + k, c, y0 + i, x0 + j] += block[k, i, j, c]."""
     _, c, h, w = dx.shape
-    _, hb, wb, _ = block.shape
+    _, hb, wb, deep = block.shape
     lanes = BYTES // dx.itemsize
     lo, hi = max(0, -x0), min(wb, w - x0)
     for k in range(count):
         for i in range(max(0, -y0), min(hb, h - y0)):
-            line, source = (((first + k) * c) * h + y0 + i) * w + x0, (k * hb + i) * wb * c
+            line, source = (((first + k) * c) * h + y0 + i) * w + x0, (k * hb + i) * wb * deep
             for ch in range(0, c, lanes):
                 for j in range(lo, hi, lanes):
                     rows, columns = min(lanes, hi - j), min(lanes, c - ch)
-                    transpose(block, source + j * c + ch, c, dx, line + ch * h * w + j, h * w, rows, columns, True)
+                    at, to = source + j * deep + ch, line + ch * h * w + j
+                    transpose(block, at, deep, dx, to, h * w, rows, columns, True)
 
 
 @jit
@@ -111,11 +113,29 @@ def forward(x, w, b, y, chosen, windows, taps, ks, shape, place, first, last):
 
 
 @jit
-def backward(x, dy, chosen, windows, taps, w, chunks, shape, place, first, last, dw, db, dx, need_x, need_params):
+def _spread_exactly(x, where, values, count, chunks, w, length):
+    """As spread_products for w[G,V,lanes], without the zeros behind the `length` entries of each row.
+
+    They spoil nothing but where a gradient is not finite: infinity times zero would be NaN at a neighbour's.
+    """
+    groups, vectors, lanes = w.shape
+    in_row = (length + lanes - 1) // lanes
+    for m in range(count):
+        for g in range(groups):
+            for v in range(vectors):
+                start = where[m] + chunks[g, v]
+                for lane in range(min(lanes, length - (g * vectors + v) % in_row * lanes)):
+                    x[start + lane] += values[m] * w[g, v, lane]
+
+
+@jit
+def backward(
+    x, dy, chosen, windows, taps, w, chunks, length, shape, place, first, last, dw, db, dx, need_x, need_params
+):
     """dy[N,F,PH*PW] -> dw[F,G,V,lanes] and db[F], added to, and dx[N,C,H,W], set, for images first..last.
 
-    w as dw; chunks int64[G,V] say where in what an output sees each vector of w begins. The others as in `forward`.
-    dx and dw are only touched where needed.
+    w as dw; chunks int64[G,V] say where in what an output sees each vector of w begins, and `length` how many entries
+    each of its rows has. The others as in `forward`. dx and dw are only touched where needed.
     """
     images, band, hb, wb = shape
     across, step, top, left = place
@@ -149,11 +169,15 @@ def backward(x, dy, chosen, windows, taps, w, chunks, shape, place, first, last,
                     at = (f * groups + g) * stretch
                     if need_params:
                         add_products(dw, at, seen, 0, where, 0, values, 0, chunks, g * vectors, m, vectors, size_of)
-                    if need_x:
-                        spread_products(flow, 0, where, 0, values, 0, chunks, g * vectors, w, at, m, vectors, size_of)
                 for p in range(m):
                     total += values[p]
                 db[f] += total
+                if need_x and np.isfinite(total):
+                    for g in range(groups):
+                        at = (f * groups + g) * stretch
+                        spread_products(flow, 0, where, 0, values, 0, chunks, g * vectors, w, at, m, vectors, size_of)
+                elif need_x:
+                    _spread_exactly(flow, where, values, m, chunks, w[f], length)
             if need_x:
                 from_block(spread, dx, start, count, row * step - top, -left)
 

@@ -127,6 +127,24 @@ def batch_norm_backward(dy, x, gamma, beta, relu, mean, inv_std, dx, dgamma, dbe
 
 
 @jit
+def _move(part, sums):
+    """Sums += part, and part is 0 again. (Loops, here and below: Numba takes seconds to compile whole-array sums.)"""
+    for j in range(part.size):
+        sums[j] += part[j]
+        part[j] = 0
+
+
+@jit
+def _by_channel(sums, p):
+    """[K*P] -> [K]."""
+    out = np.zeros(sums.size // p)
+    for c in range(out.size):
+        for j in range(p):
+            out[c] += sums[c * p + j]
+    return out
+
+
+@jit
 def _thin_sums(x, p, first, last):
     """The sums of x[N,C*P] over the images and each channel's P entries: [last - first]."""
     sums, part = np.zeros((last - first) * p), np.zeros((last - first) * p, x.dtype)
@@ -135,9 +153,8 @@ def _thin_sums(x, p, first, last):
         for j in range(part.size):
             part[j] += line[j]
         if i % ROWS == ROWS - 1 or i == x.shape[0] - 1:
-            sums += part
-            part[:] = 0
-    return sums.reshape(last - first, p).sum(axis=1)
+            _move(part, sums)
+    return _by_channel(sums, p)
 
 
 @jit
@@ -149,26 +166,34 @@ def _thin_products(a, mean_a, b, mean_b, p, first, last):
         for j in range(part.size):
             part[j] += (line[j] - mean_a[j]) * (other[j] - mean_b[j])
         if i % ROWS == ROWS - 1 or i == a.shape[0] - 1:
-            sums += part
-            part[:] = 0
-    return sums.reshape(last - first, p).sum(axis=1)
+            _move(part, sums)
+    return _by_channel(sums, p)
 
 
 @jit
-def _spread(of_channels, p, like):
-    """[K] -> [K*P], each value P times, in the dtype of `like`."""
-    out = np.empty((of_channels.size, p), like.dtype)
-    for c in range(of_channels.size):
-        out[c] = of_channels[c]
-    return out.reshape(-1)
+def _spread(of_channels, p, first, last):
+    """of_channels[first:last], each P times."""
+    out = np.empty((last - first) * p, of_channels.dtype)
+    for j in range(out.size):
+        out[j] = of_channels[first + j // p]
+    return out
+
+
+@jit
+def _scale(gamma, inv_std, p, first, last):
+    """Likewise of gamma inv_std."""
+    out = np.empty((last - first) * p, gamma.dtype)
+    for j in range(out.size):
+        out[j] = gamma[first + j // p] * inv_std[first + j // p]
+    return out
 
 
 @jit
 def _thin_opened(dy, x, mean, gamma, inv_std, beta, p, first, last):
     """As _opened, of dy[N,C*P]: a copy in which the other channels have no meaning."""
     zero = x.dtype.type(0)
-    middle, scale = _spread(mean[first:last], p, x), _spread(gamma[first:last] * inv_std[first:last], p, x)
-    shift, flow = _spread(beta[first:last], p, x), np.empty_like(dy)
+    middle, scale = _spread(mean, p, first, last), _scale(gamma, inv_std, p, first, last)
+    shift, flow = _spread(beta, p, first, last), np.empty_like(dy)
     for i in range(x.shape[0]):
         source, other = dy[i, first * p : last * p], x[i, first * p : last * p]
         target = flow[i, first * p : last * p]
@@ -182,10 +207,14 @@ def thin_batch_norm(x, gamma, beta, eps, relu, y, mean, inv_std, var, first, las
     """See batch_norm."""
     n, c, p = x.shape
     flat = x.reshape(n, c * p)
-    mean[first:last] = _thin_sums(flat, p, first, last) / (n * p)
-    middle = _spread(mean[first:last], p, x)
-    variance = _thin_products(flat, middle, flat, middle, p, first, last) / (n * p)
-    var[first:last], inv_std[first:last] = variance, 1.0 / np.sqrt(variance + eps)
+    total = _thin_sums(flat, p, first, last)
+    for i in range(total.size):
+        mean[first + i] = total[i] / (n * p)
+    middle = _spread(mean, p, first, last)
+    squares = _thin_products(flat, middle, flat, middle, p, first, last)
+    for i in range(total.size):
+        variance = squares[i] / (n * p)
+        var[first + i], inv_std[first + i] = variance, 1.0 / np.sqrt(variance + eps)
     thin_normalize(x, mean, inv_std, gamma, beta, relu, y, first, last)
 
 
@@ -195,8 +224,8 @@ def thin_normalize(x, mean, inv_std, gamma, beta, relu, y, first, last):
     n, c, p = x.shape
     zero = x.dtype.type(0)
     x, y = x.reshape(n, c * p), y.reshape(n, c * p)
-    middle, shift = _spread(mean[first:last], p, x), _spread(beta[first:last], p, x)
-    scale = _spread(gamma[first:last] * inv_std[first:last], p, x)
+    middle, shift = _spread(mean, p, first, last), _spread(beta, p, first, last)
+    scale = _scale(gamma, inv_std, p, first, last)
     for i in range(n):
         source, target = x[i, first * p : last * p], y[i, first * p : last * p]
         if relu:
@@ -215,14 +244,18 @@ def thin_batch_norm_backward(dy, x, gamma, beta, relu, mean, inv_std, dx, dgamma
     dy, x = dy.reshape(n, c * p), x.reshape(n, c * p)
     if relu:
         dy = _thin_opened(dy, x, mean, gamma, inv_std, beta, p, first, last)
-    rate, middle = inv_std[first:last], _spread(mean[first:last], p, x)
+    middle, none = _spread(mean, p, first, last), np.zeros((last - first) * p, x.dtype)
     total = _thin_sums(dy, p, first, last)
-    products = _thin_products(dy, np.zeros_like(middle), x, middle, p, first, last)
-    dbeta[first:last], dgamma[first:last] = total, products * rate
+    products = _thin_products(dy, none, x, middle, p, first, last)
+    of_shift, of_slope = np.empty(total.size, x.dtype), np.empty(total.size, x.dtype)
+    for i in range(total.size):
+        rate = inv_std[first + i]
+        dbeta[first + i], dgamma[first + i] = total[i], products[i] * rate
+        of_shift[i], of_slope[i] = total[i] / (n * p), products[i] * rate * rate / (n * p)
     if need_dx:
         dx = dx.reshape(n, c * p)
-        scale, shift = _spread(gamma[first:last] * rate, p, x), _spread(total / (n * p), p, x)
-        slope = _spread(products * rate * rate / (n * p), p, x)
+        scale = _scale(gamma, inv_std, p, first, last)
+        shift, slope = _spread(of_shift, p, 0, total.size), _spread(of_slope, p, 0, total.size)
         for i in range(n):
             source, other = dy[i, first * p : last * p], x[i, first * p : last * p]
             target = dx[i, first * p : last * p]

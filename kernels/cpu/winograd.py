@@ -122,6 +122,15 @@ _doutput2, _doutput4 = _transform_of(_turned(_A2)), _transform_of(_turned(_A4))
 
 
 @jit
+def _steps(count, step):
+    """0, step, 2 step, .."""
+    out = np.empty(count, np.int64)
+    for i in range(count):
+        out[i] = i * step
+    return out
+
+
+@jit
 def pack_filters(w, u, m, first, last, turned):
     """w[F,C,3,3] -> u[n*n, FB, C, width] = G w G' for channels first..last; `turned`: u[n*n, CB, F, width], filters.
 
@@ -177,7 +186,7 @@ def forward(x, u, b, y, m, block_rows, top, left, first, last):
     v = np.zeros((n * n, tiles, c), x.dtype)
     product = np.empty((n * n, blocks, tiles, width), x.dtype)
     out = np.empty((m, wide * m, blocks * width), x.dtype)
-    rows, ks = np.arange(ROWS) * c, np.arange(c)
+    rows, ks = _steps(ROWS, c), _steps(c, 1)
     step, across = blocks * tiles * width, blocks * width
     for start in range(first * high, last * high, block_rows):
         count = min(block_rows, last * high - start)
@@ -226,12 +235,10 @@ def backward_tiles(x, dy, ut, v, d, dx, m, block_rows, top, left, start, first, 
     tiles = -(-block_rows * wide // ROWS) * ROWS
     fp, cp = f_blocks * width, c_blocks * c_width
     seen = np.empty((1, n, wide * m + 2, c), x.dtype)
-    flow = np.empty((1, m, wide * m, f), x.dtype)
-    padded = np.zeros((m, wide * m, fp), x.dtype)
-    spread = np.empty((n, wide * m + 2, cp), x.dtype)
-    exact = np.empty((1, n, wide * m + 2, c), x.dtype)
+    flow = np.zeros((1, m, wide * m, fp), x.dtype)
+    spread = np.empty((1, n, wide * m + 2, cp), x.dtype)
     product = np.empty((n * n, c_blocks, tiles, c_width), x.dtype)
-    rows, ks = np.arange(ROWS) * width, np.empty(f, np.int64)
+    rows, ks = _steps(ROWS, width), np.empty(f, np.int64)
     for k in range(f):
         ks[k] = k // width * total * width + k % width
     step, back = f_blocks * total * width, c_blocks * tiles * c_width
@@ -245,14 +252,13 @@ def backward_tiles(x, dy, ut, v, d, dx, m, block_rows, top, left, start, first, 
             if need_params:
                 _pack_input(x, seen, v, image, row, wide, t0 + r * wide, m, top, left)
             to_block(dy, flow, image, 1, row * m, 0)
-            padded[:, :, :f] = flow[0]
             for i in range(wide):
                 for block in range(f_blocks):
                     at, to = i * m * fp + block * width, (block * total + t0 + r * wide + i) * width
                     if m == 4:
-                        _doutput4(padded, at, wide * m * fp, fp, d, to, n * step, step, width // lanes, False)
+                        _doutput4(flow, at, wide * m * fp, fp, d, to, n * step, step, width // lanes, False)
                     else:
-                        _doutput2(padded, at, wide * m * fp, fp, d, to, n * step, step, width // lanes, False)
+                        _doutput2(flow, at, wide * m * fp, fp, d, to, n * step, step, width // lanes, False)
         if not need_x:
             continue
         for k in range(n * n):
@@ -272,8 +278,7 @@ def backward_tiles(x, dy, ut, v, d, dx, m, block_rows, top, left, start, first, 
                         _dinput4(product, at, n * back, back, spread, to, down, cp, c_width // lanes, True)
                     else:
                         _dinput2(product, at, n * back, back, spread, to, down, cp, c_width // lanes, True)
-            exact[0] = spread[:, :, :c]
-            from_block(exact, dx, image, 1, row * m - top, -left)
+            from_block(spread, dx, image, 1, row * m - top, -left)
 
 
 @jit
@@ -284,7 +289,7 @@ def backward_filters(v, d, count, total, m, first, last, add):
     """
     nn, all_tiles, c = v.shape
     _, blocks, _, width = d.shape
-    rows, ks = np.arange(ROWS), np.arange(count) * c
+    rows, ks = _steps(ROWS, 1), _steps(count, c)
     acc = np.empty(ROWS * width, v.dtype)
     flat = total.reshape(-1)
     for block in range(blocks):

@@ -36,18 +36,15 @@ class NumbaConv(NumbaColumns, NumbaDirect, NumbaWinograd):
         out = window_output((x_shape[-2], x_shape[-1]), (w_shape[2], w_shape[3]), stride, pads, dilation)
         can = {
             "direct": activation == "relu" and numba_direct.suits(stride, dilation, groups),
-            "winograd": numba_winograd.suits(w_shape, stride, dilation, groups),
+            "winograd": numba_winograd.suits(w_shape, stride, dilation, groups) and self._winograd_fits(w_shape, out),
             "columns": True,
         }
         if self.algorithm is not None and can.get(self.algorithm):
             name = self.algorithm
         else:
             name = "direct" if can["direct"] else "winograd" if normalized and can["winograd"] else "columns"
-        return (
-            f"winograd F({numba_winograd.tile_size(out)}x{numba_winograd.tile_size(out)})"
-            if name == "winograd"
-            else name
-        )
+        m = numba_winograd.tile_size(out)
+        return f"winograd F({m}x{m})" if name == "winograd" else name
 
     def conv2d(
         self,
@@ -82,16 +79,20 @@ class NumbaConv(NumbaColumns, NumbaDirect, NumbaWinograd):
         return self._columns_conv2d_backward(dy, saved, need)
 
     def fuses_conv_pool(self, w_shape: tuple[int, ...], conv_stride: Pair, pool_kernel: Pair) -> bool:
-        return numba_direct.suits(conv_stride, (1, 1), 1, pool_kernel)
+        return self.algorithm in (None, "direct") and numba_direct.suits(conv_stride, (1, 1), 1, pool_kernel)
 
     def conv2d_relu_max_pool(
         self, x: Array, w: Array, b: Array, stride: Pair, pads: Pads, pool_kernel: Pair, pool_stride: Pair
     ) -> tuple[Array, Any]:
+        if not self.fuses_conv_pool(w.shape, stride, pool_kernel):
+            return super().conv2d_relu_max_pool(x, w, b, stride, pads, pool_kernel, pool_stride)
         return self._direct_conv2d(x, w, b, stride, pads, (pool_kernel, pool_stride))
 
     def conv2d_relu_max_pool_backward(
         self, dy: Array, saved: Any, need: Need = EVERYTHING
     ) -> tuple[Array | None, Array | None, Array | None]:
+        if not isinstance(saved, DirectSaved):
+            return super().conv2d_relu_max_pool_backward(dy, saved, need)
         return self._direct_conv2d_backward(dy, saved, need)
 
     def conv_scratch(
@@ -110,8 +111,9 @@ class NumbaConv(NumbaColumns, NumbaDirect, NumbaWinograd):
         name = self.conv_algorithm(x_shape, w_shape, stride, pads, dilation, activation, 1, normalized)
         if name == "direct":
             return self._direct_scratch(x_shape, w_shape, stride, pads, NO_POOL, itemsize)
-        # Here is the place for what winograd takes.
         out = window_output((x_shape[2], x_shape[3]), (w_shape[2], w_shape[3]), stride, pads, dilation)
+        if name != "columns":
+            return self._winograd_scratch(x_shape, w_shape, out, itemsize)._replace(keeps_y=bool(activation))
         return self._columns_scratch(x_shape, w_shape, out, itemsize)._replace(keeps_y=bool(activation))
 
     def conv_pool_scratch(

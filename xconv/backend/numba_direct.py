@@ -126,7 +126,8 @@ class NumbaDirect(NumbaTeam):
         def images(first: int, last: int) -> tuple[Array, Array]:
             dw, db = np.zeros_like(rows), np.zeros(w.shape[0], w.dtype)
             flat = dy.reshape(*dy.shape[:2], -1)
-            places = chosen, at.windows, at.taps, rows, at.chunks, at.shape, at.place, first, last
+            length = x.shape[1] * w.shape[3]
+            places = chosen, at.windows, at.taps, rows, at.chunks, length, at.shape, at.place, first, last
             direct.backward(x, flat, *places, dw, db, dx, need.x, need.params)
             return dw, db
 

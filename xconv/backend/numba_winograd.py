@@ -13,6 +13,7 @@ import numpy as np
 
 from xconv.backend.base import Array, Need
 from xconv.backend.numba_team import NumbaTeam
+from xconv.backend.saved import ConvMemory
 from xconv.kernels.cpu import winograd
 from xconv.kernels.cpu.vectors import ROWS, WIDE, lanes
 from xconv.shapes import Pads, Pair, window_output
@@ -60,7 +61,7 @@ class NumbaWinograd(NumbaTeam):
         per_image = -(-dy.shape[2] // m) * -(-dy.shape[3] // m)
         width = _width(f, x.dtype)
         blocks = -(-f // width)
-        images = max(1, min(n, PART // (nn * per_image * (c + blocks * width) * x.itemsize)))
+        images = self._images_together(x.shape, w.shape, dy.shape[2:], x.itemsize)
         tiles = -(-images * per_image // ROWS) * ROWS
         ut = self._winograd_filters(w, m, True) if need.x else np.empty((nn, 0, f, width), x.dtype)
         dx = self.empty(x.shape if need.x else (0, 0, 0, 0), x.dtype)
@@ -82,10 +83,31 @@ class NumbaWinograd(NumbaTeam):
                     c // ROWS, work, lambda i, j, done=done, s=start: winograd.backward_filters(*done, i, j, s > 0)
                 )
         if not need.params:
-            return dx, None, None
+            return dx if need.x else None, None, None
         dw = self.empty(w.shape, w.dtype) if need.dw is None else need.dw
         self._over(c // ROWS, work, winograd.unpack_filters, total, dw, m)
         return dx if need.x else None, dw, dy.sum(axis=(0, 2, 3))
+
+    def _winograd_scratch(
+        self, x_shape: tuple[int, ...], w_shape: tuple[int, ...], out: Pair, itemsize: int
+    ) -> ConvMemory:
+        """The transformed filters; on the way back also tiles of a part of the batch and the gradients' products."""
+        sizes = _sizes(w_shape, out, itemsize, self.team.threads)
+        images = self._images_together(x_shape, w_shape, out, itemsize)
+        backward = [sizes.turned, sizes.total, images * sizes.image]
+        return ConvMemory([sizes.filters], backward, (sizes.forward, sizes.backward))
+
+    def _images_together(self, x_shape: tuple[int, ...], w_shape: tuple[int, ...], out: Pair, itemsize: int) -> int:
+        """How many images' tiles the way back holds at once."""
+        sizes = _sizes(w_shape, out, itemsize, self.team.threads)
+        left = min(PART, self.workspace - sizes.turned - sizes.total - sizes.backward)
+        return max(1, min(x_shape[0], left // sizes.image))
+
+    def _winograd_fits(self, w_shape: tuple[int, ...], out: Pair) -> bool:
+        """Whether the workspace holds what there must be, one image at a time; in float64, so that no dtype differs."""
+        sizes = _sizes(w_shape, out, 8, self.team.threads)
+        most = max(sizes.filters + sizes.forward, sizes.turned + sizes.total + sizes.image + sizes.backward)
+        return most <= self.workspace
 
     def _winograd_filters(self, w: Array, m: int, turned: bool) -> Array:
         """G w G' of all filters, in blocks of filters for the way forward, of channels (`turned`) for the way back."""
@@ -95,6 +117,34 @@ class NumbaWinograd(NumbaTeam):
         u = self.empty(((m + 2) ** 2, -(-outer // width), inner, width), w.dtype)
         self._over(inner, u.size, lambda first, last: winograd.pack_filters(w, u, m, first, last, turned))
         return u
+
+
+class _Sizes(NamedTuple):
+    """Bytes of scratch arrays."""
+
+    filters: int  # u, for the way forward
+    turned: int  # ut, for the way back
+    total: int  # what becomes dw
+    image: int  # v and d of one image
+    forward: int  # what the threads have each for themselves
+    backward: int
+
+
+def _sizes(w_shape: tuple[int, ...], out: Pair, itemsize: int, threads: int) -> _Sizes:
+    dtype, (f, c) = np.dtype(f"f{itemsize}"), w_shape[:2]
+    m = tile_size(out)
+    per_row = -(-out[1] // m)
+    one = (m + 2) ** 2 * itemsize  # of one channel of one tile, transformed
+    fs, cs = (-(-k // _width(k, dtype)) * _width(k, dtype) for k in (f, c))
+    tiles = -(-max(1, TILES // per_row) * per_row // ROWS) * ROWS
+    return _Sizes(
+        filters=one * c * fs,
+        turned=one * f * cs,
+        total=one * c * fs,
+        image=one * max(ROWS, -(-out[0] // m) * per_row) * (c + fs),
+        forward=one * tiles * (c + fs) * threads,
+        backward=one * tiles * cs * threads,
+    )
 
 
 def suits(w_shape: tuple[int, ...], stride: Pair, dilation: Pair, groups: int) -> bool:
