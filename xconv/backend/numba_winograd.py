@@ -62,7 +62,7 @@ class NumbaWinograd(NumbaTeam):
         width = _width(f, x.dtype)
         blocks = -(-f // width)
         images = self._images_together(x.shape, w.shape, dy.shape[2:], x.itemsize)
-        tiles = -(-images * per_image // ROWS) * ROWS
+        tiles = images * per_image + ROWS  # the last of each thread's products reads on over rows that do not count
         ut = self._winograd_filters(w, m, True) if need.x else np.empty((nn, 0, f, width), x.dtype)
         dx = self.empty(x.shape if need.x else (0, 0, 0, 0), x.dtype)
         v = self.empty((nn, tiles if need.params else 0, c), x.dtype)
@@ -141,9 +141,9 @@ def _sizes(w_shape: tuple[int, ...], out: Pair, itemsize: int, threads: int) -> 
         filters=one * c * fs,
         turned=one * f * cs,
         total=one * c * fs,
-        image=one * max(ROWS, -(-out[0] // m) * per_row) * (c + fs),
+        image=one * -(-out[0] // m) * per_row * (c + fs),
         forward=one * tiles * (c + fs) * threads,
-        backward=one * tiles * cs * threads,
+        backward=one * (tiles * cs * threads + ROWS * (c + fs)),
     )
 
 
