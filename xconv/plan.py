@@ -133,7 +133,7 @@ class Plan:
 
     def forward(self, xs: Sequence[Array], ctx: Context, tape: Tape | None = None) -> list[Array]:
         """Each x[N, *input shape] -> each y[N, *output shape]; what backward needs goes onto `tape` where given."""
-        readers = self.readers.copy()
+        readers = dict(self.readers)
         values = dict(zip(self.graph.inputs, xs, strict=True))
         for run in self.runs:
             x = tuple(values[source] for source in run.sources)

@@ -147,7 +147,8 @@ def backward(
     seen = np.zeros(size + w.shape[3], x.dtype)  # vectors may read and write beyond the last entry
     flow = np.zeros(size + w.shape[3], x.dtype)
     block, spread = seen[:size].reshape(images, hb, wb, c), flow[:size].reshape(images, hb, wb, c)
-    where, values = np.empty(windows.size + w.shape[3], np.int32), np.empty(windows.size + w.shape[3], x.dtype)
+    room = windows.size + BYTES // x.itemsize  # `collect` writes whole vectors
+    where, values = np.empty(room, np.int32), np.empty(room, x.dtype)
     zero = x.dtype.type(0)
     if need_x:
         dx[first:last] = 0

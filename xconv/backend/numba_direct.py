@@ -95,6 +95,7 @@ class DirectSaved(NamedTuple):
     w: Array
     chosen: Array  # uint8[N, F, OH*OW]
     at: Geometry
+    threads: int  # that may work on it: as many as the workspace has room for
 
 
 class NumbaDirect(NumbaTeam):
@@ -111,15 +112,15 @@ class NumbaDirect(NumbaTeam):
         bias = np.zeros(lines.shape[0] * lines.shape[2], x.dtype)
         bias[:f] = b
         arguments = (x, lines, bias, y, chosen, at.windows, at.taps, at.ks, at.shape, at.place)
-        self._over(
-            n, n * w.size * places * at.taps.size, direct.forward, *arguments, most=self._threads(w.shape, at, x)[0]
-        )
-        return y.reshape(n, f, *at.out), DirectSaved(x, w, chosen, at)
+        shared, own = _arrays(w.shape, tuple(image), stride, pads, pool, x.dtype)
+        threads, back = (self._fitting(shared[i], own[i]) for i in (0, 1))
+        self._over(n, n * w.size * places * at.taps.size, direct.forward, *arguments, most=threads)
+        return y.reshape(n, f, *at.out), DirectSaved(x, w, chosen, at, back)
 
     def _direct_conv2d_backward(
         self, dy: Array, saved: DirectSaved, need: Need
     ) -> tuple[Array | None, Array | None, Array | None]:
-        x, w, chosen, at = saved
+        x, w, chosen, at, threads = saved
         rows = _rows(w, at)
         dx = self.empty(x.shape if need.x else (0, 0, 0, 0), x.dtype)
 
@@ -131,7 +132,6 @@ class NumbaDirect(NumbaTeam):
             direct.backward(x, flat, *places, dw, db, dx, need.x, need.params)
             return dw, db
 
-        threads = self._threads(w.shape, at, x)[1]
         dw, db = self._summed(self._over(len(x), dy.size * rows[0].size, images, most=threads))
         return dx if need.x else None, _from_rows(dw, w, need.dw) if need.params else None, db if need.params else None
 
@@ -139,34 +139,32 @@ class NumbaDirect(NumbaTeam):
         self, x_shape: tuple[int, ...], w_shape: tuple[int, ...], stride: Pair, pads: Pads, pool: Any, itemsize: int
     ) -> ConvMemory:
         """What every thread takes and what all share; and `chosen`, which is kept where others keep y."""
-        at = geometry(tuple(x_shape[1:]), w_shape[2:], stride, pads, pool, np.dtype(f"f{itemsize}"))
-        shared, own = _arrays(w_shape, at, x_shape[1], itemsize)
+        dtype = np.dtype(f"f{itemsize}")
+        at = geometry(tuple(x_shape[1:]), w_shape[2:], stride, pads, pool, dtype)
+        shared, own = _arrays(w_shape, tuple(x_shape[1:]), stride, pads, pool, dtype)
         threads = [min(self.team.threads, self._fitting(shared[i], own[i])) for i in (0, 1)]
         forward, backward = (shared[i] + sum(own[i]) * threads[i] for i in (0, 1))
         kept = x_shape[0] * w_shape[0] * at.out[0] * at.out[1]
         return ConvMemory([], [], (forward, backward), kept=kept)
-
-    def _threads(self, w_shape: tuple[int, ...], at: Geometry, x: Array) -> list[int]:
-        """How many threads may work on the way forward and back."""
-        shared, own = _arrays(w_shape, at, x.shape[1], x.itemsize)
-        return [self._fitting(shared[i], own[i]) for i in (0, 1)]
 
     def _fitting(self, shared: int, own: list[int]) -> int:
         """How many threads' arrays fit the workspace, one being the least. Blocks are small by themselves."""
         return max(1, (self.workspace - shared) // sum(own))
 
 
+@functools.lru_cache(maxsize=256)
 def _arrays(
-    w_shape: tuple[int, ...], at: Geometry, channels: int, itemsize: int
+    w_shape: tuple[int, ...], image: tuple[int, ...], stride: Pair, pads: Pads, pool: tuple[Pair, Pair], dtype: Any
 ) -> tuple[tuple[int, int], tuple[list[int], list[int]]]:
     """Bytes, forward and backward: the filters in the kernels' order, and each thread's blocks, places and dw."""
-    block = at.shape[0] * at.shape[2] * at.shape[3] * channels * itemsize
-    one = lanes(np.dtype(f"f{itemsize}"))
-    width = one * (WIDE if w_shape[0] > one else 1)
+    at = geometry(image, (w_shape[2], w_shape[3]), stride, pads, pool, dtype)
+    itemsize = np.dtype(dtype).itemsize
+    block = at.shape[0] * at.shape[2] * at.shape[3] * image[0] * itemsize
+    width = lanes(dtype) * (WIDE if w_shape[0] > lanes(dtype) else 1)
     lines = -(-w_shape[0] // width) * width * math.prod(w_shape[1:]) * itemsize
-    best, rows = at.windows.size * width * (itemsize + 1), at.windows.size * at.taps.size * 8
+    best, rows = 2 * at.windows.size * width * itemsize, at.windows.size * at.taps.size * 8
     dw = w_shape[0] * w_shape[2] * at.row * itemsize
-    flows = at.windows.size * (8 + itemsize)
+    flows = at.windows.size * (4 + itemsize)
     return (lines, dw), ([block, best, rows], [block, block, flows, dw])
 
 

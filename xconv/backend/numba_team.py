@@ -52,6 +52,9 @@ class NumbaTeam(NumpyBackend):
     def _sliced(self, function: Callable[..., Any], *lines: Array, then: tuple[Any, ...] = ()) -> None:
         """function(*lines, *then) with the arrays of one axis cut into a slice a thread."""
         parts = self.team.ranges(lines[0].size, lines[0].size)
+        if len(parts) == 1:
+            function(*lines, *then)
+            return
         self.team.each(function, [(*(line[i:j] for line in lines), *then) for i, j in parts])
 
     @staticmethod

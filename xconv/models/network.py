@@ -239,8 +239,10 @@ class Network:
         """What computes; where another model took a layer along, that one's."""
         if self._store is None:
             return self._backend
-        stores = (layer.store for layer in self.graph.owners)
-        return next((store for store in stores if store not in (None, self._store)), self._store).backend
+        for layer in self.graph.owners:
+            if layer.store is not None and layer.store is not self._store:
+                return layer.store.backend
+        return self._store.backend
 
     def to(self, backend: str | Backend) -> Self:
         """Move to another backend, in place, with the weights as they are; returns the model."""
