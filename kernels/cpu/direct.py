@@ -187,34 +187,42 @@ def backward(
 def pack_lines(w, packed):
     """w[F,C,KH,KW] -> packed[FB, KH*KW*C, L]: for each tap and channel L filters; zeros behind the last."""
     f, c, kh, kw = w.shape
-    lines = packed.shape[2]
+    _, lines, width = packed.shape
+    lanes, taps = BYTES // w.itemsize, kh * kw
     packed[:] = 0
-    for i in range(f):
-        target = packed[i // lines]
+    for i in range(0, f, lanes):
+        start = i // width * lines * width + i % width
         for ch in range(c):
-            for ky in range(kh):
-                for kx in range(kw):
-                    target[(ky * kw + kx) * c + ch, i % lines] = w[i, ch, ky, kx]
+            for t in range(0, taps, lanes):
+                rows, columns = min(lanes, f - i), min(lanes, taps - t)
+                at, to = (i * c + ch) * taps + t, start + (t * c + ch) * width
+                transpose(w, at, c * taps, packed, to, c * width, rows, columns, False)
 
 
 @jit
 def pack_rows(w, packed):
     """w[F,C,KH,KW] -> packed[F, KH, row]: each filter as an output sees it, KW*C entries a row; zeros behind them."""
     f, c, kh, kw = w.shape
+    row, lanes = packed.shape[2], BYTES // w.itemsize
     packed[:] = 0
     for i in range(f):
         for ky in range(kh):
-            for kx in range(kw):
-                for ch in range(c):
-                    packed[i, ky, kx * c + ch] = w[i, ch, ky, kx]
+            for ch in range(0, c, lanes):
+                for kx in range(0, kw, lanes):
+                    rows, columns = min(lanes, c - ch), min(lanes, kw - kx)
+                    at, to = ((i * c + ch) * kh + ky) * kw + kx, (i * kh + ky) * row + kx * c + ch
+                    transpose(w, at, kh * kw, packed, to, c, rows, columns, False)
 
 
 @jit
 def unpack_rows(packed, w):
     """The inverse of pack_rows."""
     f, c, kh, kw = w.shape
+    row, lanes = packed.shape[2], BYTES // w.itemsize
     for i in range(f):
-        for ch in range(c):
-            for ky in range(kh):
-                for kx in range(kw):
-                    w[i, ch, ky, kx] = packed[i, ky, kx * c + ch]
+        for ky in range(kh):
+            for ch in range(0, c, lanes):
+                for kx in range(0, kw, lanes):
+                    rows, columns = min(lanes, kw - kx), min(lanes, c - ch)
+                    at, to = (i * kh + ky) * row + kx * c + ch, ((i * c + ch) * kh + ky) * kw + kx
+                    transpose(packed, at, c, w, to, kh * kw, rows, columns, False)

@@ -7,7 +7,8 @@ through. So it is chosen only where batch normalisation follows, or on request.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +21,8 @@ from xconv.shapes import Pads, Pair, window_output
 
 TILES = 32  # done together by a thread: their transforms stay in its second-level cache
 WHOLE = 16  # channels and filters are multiples of this: of a float32 vector, and of ROWS
+SCRATCH = 1 << 26  # bytes of the block that scratch arrays lie in, where they fit: 512 filters of 512 channels do
+ALIGN = 32  # entries between the starts of scratch arrays
 PART = 1 << 24  # bytes of transformed tiles that the way back holds at once
 
 
@@ -41,7 +44,8 @@ class NumbaWinograd(NumbaTeam):
         n, f, out = x.shape[0], w.shape[0], window_output(x.shape[2:], (3, 3), (1, 1), pads)
         m = tile_size(out)
         y = self.empty((n, f, *out), x.dtype)
-        u = self._winograd_filters(w, m, False)
+        (u,) = self._carved([_filters_shape(w, m, False)], x.dtype)
+        self._winograd_filters(w, u, m, False)
         bias = np.zeros(u.shape[1] * u.shape[3], x.dtype)
         bias[:f] = b
         arguments = (x, u, bias, y, m, _rows_together(y, m), pads[0], pads[2])
@@ -63,11 +67,16 @@ class NumbaWinograd(NumbaTeam):
         blocks = -(-f // width)
         images = self._images_together(x.shape, w.shape, dy.shape[2:], x.itemsize)
         tiles = images * per_image + ROWS  # the last of each thread's products reads on over rows that do not count
-        ut = self._winograd_filters(w, m, True) if need.x else np.empty((nn, 0, f, width), x.dtype)
         dx = self.empty(x.shape if need.x else (0, 0, 0, 0), x.dtype)
-        v = self.empty((nn, tiles if need.params else 0, c), x.dtype)
-        d = self.empty((nn, blocks, tiles, width), x.dtype)
-        total = self.empty((c // ROWS if need.params else 0, blocks, nn, ROWS, width), x.dtype)
+        shapes = [
+            (nn, blocks, tiles, width),
+            (nn, tiles if need.params else 0, c),
+            _filters_shape(w, m, True) if need.x else (nn, 0, f, width),
+            (c // ROWS if need.params else 0, blocks, nn, ROWS, width),
+        ]
+        d, v, ut, total = self._carved(shapes, x.dtype, together=2 if images == n else 0)
+        if need.x:
+            self._winograd_filters(w, ut, m, True)
         work, together = dy.size * w[0].size, _rows_together(dy, m)
         for start in range(0, n, images):
             count = min(images, n - start)
@@ -94,8 +103,9 @@ class NumbaWinograd(NumbaTeam):
         """The transformed filters; on the way back also tiles of a part of the batch and the gradients' products."""
         sizes = _sizes(w_shape, out, itemsize, self.team.threads)
         images = self._images_together(x_shape, w_shape, out, itemsize)
-        backward = [sizes.turned, sizes.total, images * sizes.image]
-        return ConvMemory([sizes.filters], backward, (sizes.forward, sizes.backward))
+        one, other = sizes.turned, sizes.total
+        backward = images * sizes.image + (max(one, other) if images == x_shape[0] else one + other) + sizes.backward
+        return ConvMemory([], [], (sizes.filters + sizes.forward, backward))
 
     def _images_together(self, x_shape: tuple[int, ...], w_shape: tuple[int, ...], out: Pair, itemsize: int) -> int:
         """How many images' tiles the way back holds at once."""
@@ -109,14 +119,25 @@ class NumbaWinograd(NumbaTeam):
         most = max(sizes.filters + sizes.forward, sizes.turned + sizes.total + sizes.image + sizes.backward)
         return most <= self.workspace
 
-    def _winograd_filters(self, w: Array, m: int, turned: bool) -> Array:
-        """G w G' of all filters, in blocks of filters for the way forward, of channels (`turned`) for the way back."""
-        f, c = w.shape[:2]
-        inner, outer = (f, c) if turned else (c, f)
-        width = _width(outer, w.dtype)
-        u = self.empty(((m + 2) ** 2, -(-outer // width), inner, width), w.dtype)
-        self._over(inner, u.size, lambda first, last: winograd.pack_filters(w, u, m, first, last, turned))
-        return u
+    def _winograd_filters(self, w: Array, u: Array, m: int, turned: bool) -> None:
+        """u = G w G' of all filters, in blocks of filters for the way forward, of channels (`turned`) for that back."""
+        self._over(u.shape[2], u.size, lambda first, last: winograd.pack_filters(w, u, m, first, last, turned))
+
+    def _carved(self, shapes: list[tuple[int, ...]], dtype: Any, together: int = 0) -> list[Array]:
+        """Arrays side by side in one block of the pool; the last `together` start at the same place.
+
+        The block is of one size wherever it can be, so that all layers take the same: what is not touched of it costs
+        nothing.
+        """
+        sizes = [-(-math.prod(shape) // ALIGN) * ALIGN for shape in shapes]
+        starts = [sum(sizes[:i]) for i in range(len(sizes))]
+        if together:
+            starts[-together:] = [starts[-together]] * together
+        ends = [start + size for start, size in zip(starts, sizes, strict=True)]
+        whole = self.empty((max(max(ends), SCRATCH // dtype.itemsize),), dtype)
+        return [
+            whole[start : start + math.prod(shape)].reshape(shape) for start, shape in zip(starts, shapes, strict=True)
+        ]
 
 
 class _Sizes(NamedTuple):
@@ -156,6 +177,14 @@ def suits(w_shape: tuple[int, ...], stride: Pair, dilation: Pair, groups: int) -
 def tile_size(out: Pair) -> int:
     """m: 2 where a tile of 4 would be mostly empty."""
     return 4 if min(out) > 2 else 2
+
+
+def _filters_shape(w: Array, m: int, turned: bool) -> tuple[int, ...]:
+    """Of G w G' of all filters."""
+    f, c = w.shape[:2]
+    inner, outer = (f, c) if turned else (c, f)
+    width = _width(outer, w.dtype)
+    return (m + 2) ** 2, -(-outer // width), inner, width
 
 
 def _width(channels: int, dtype: object) -> int:
