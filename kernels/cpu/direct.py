@@ -1,8 +1,8 @@
 """Convolution without columns, with ReLU and, where one follows, max-pooling. N, C, H, W images; F filters.
 
 A block of images lies channels-last and padded in a scratch array that stays in cache, so that what one output sees is
-KH stretches of KW*C neighbours, and all F filters of an output are neighbours too. `offsets` say where in the block
-each output's stretches begin; with pooling there are T outputs in a window, and only the largest leaves the registers.
+KH stretches of KW*C neighbours, and all F filters of an output are neighbours too. `windows` and `taps` say where in
+the block each output's stretches begin; with pooling there are T outputs in a window, and only the largest is kept.
 
 Behind a ReLU most of dy is zero, and behind max-pooling three quarters of the rest: the way back visits, filter by
 filter, those outputs alone through which something flows. That saves more than any arrangement of the full product.

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import llvmlite.binding
+import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -17,7 +18,11 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from xconv.kernels.cpu.jit import jit
 
-_FEATURES = llvmlite.binding.get_host_cpu_features()
+# Where Numba is told to compile for another processor ($NUMBA_CPU_NAME), nothing is known of its registers.
+_FEATURES = {} if numba.config.CPU_NAME else llvmlite.binding.get_host_cpu_features()
+_FUSED = _FEATURES.get("fma") or _FEATURES.get(
+    "neon"
+)  # without the instruction, a fused product is a call for each entry
 BYTES = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx") else 16  # of a vector register
 ROWS = 8  # of a tile; with two vectors a row, 16 sums are under way, more than a multiplier's latency asks for
 WIDE = 2 if _FEATURES.get("avx512f") or BYTES == 16 else 1  # vectors in a tile's row; AVX2 has 16 registers, others 32
@@ -41,10 +46,6 @@ class Emit:
         self.size = context.get_abi_sizeof(self.scalar)
         self.lanes = size // self.size
         self.vector = ir.VectorType(self.scalar, self.lanes)
-        name = f"llvm.fma.v{self.lanes}f{8 * self.size}"
-        self._fma = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(self.vector, [self.vector] * 3), name
-        )
 
     def address(self, i: int) -> Any:
         """Of array argument i from the entry on that argument i + 1 says, as an integer."""
@@ -129,7 +130,12 @@ class Emit:
         return ir.Constant(self.vector, [float(value)] * self.lanes)
 
     def fma(self, a: Any, b: Any, c: Any) -> Any:
-        return self.builder.call(self._fma, [a, b, c])
+        """a b + c, rounded once where the processor can."""
+        if not _FUSED:
+            return self.builder.fadd(self.builder.fmul(a, b), c)
+        name = f"llvm.fma.{self._name(self.vector)}"
+        kind = ir.FunctionType(self.vector, [self.vector] * 3)
+        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), [a, b, c])
 
     def loop(self, count: Any, sums: list[Any], body: Any) -> list[Any]:
         """sums = body(i, sums) for i in 0..count, kept in registers; none of it where count is 0."""
