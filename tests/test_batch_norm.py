@@ -127,9 +127,11 @@ def test_the_number_of_threads_changes_no_bit(shape, monkeypatch):
     seen = set()
     for threads in (1, 2, 5):
         monkeypatch.setattr(numba.team, "threads", threads)
-        monkeypatch.setattr(
-            numba.team, "ranges", lambda n, work, most=None, t=threads: [(n * i // t, n * (i + 1) // t) for i in range(t)]
-        )
+
+        def ranges(n, work, most=None, t=threads):
+            return [(n * i // t, n * (i + 1) // t) for i in range(t)]
+
+        monkeypatch.setattr(numba.team, "ranges", ranges)
         y, saved = numba.batch_norm(x, gamma, beta, EPS)
         seen.add(b"".join(a.tobytes() for a in (y, saved.var, *numba.batch_norm_backward(dy, saved))))
     assert len(seen) == 1
