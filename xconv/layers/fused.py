@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from xconv.backend import Array, Need
 from xconv.layers.base import Context, Layer, Shape
@@ -11,40 +11,36 @@ from xconv.layers.norm import BatchNormalization
 from xconv.layers.pool import MaxPool2D
 
 
-class ConvReLU(Layer):
-    """Conv2D of one group and ReLU without ever storing what ReLU is given. The parameters stay the Conv2D's."""
+class _ConvWith(Layer):
+    """Conv2D of one group, told what comes next. The parameters stay the Conv2D's."""
+
+    what: ClassVar[dict[str, Any]]
+
+    def __init__(self, conv: Conv2D) -> None:
+        super().__init__(name=conv.name)
+        self.conv = conv
+
+    def forward(self, x: Array, ctx: Context) -> tuple[Array, Any]:
+        conv = self.conv
+        w, b = conv.w_and_b(conv.filters)
+        return conv.backend.conv2d(x, w, b, conv.strides, conv.pads(x.shape[1:]), conv.dilation_rate, **self.what)
+
+    def backward(self, dy: Array, saved: Any, need: Need) -> tuple[Array | None, dict[str, Array]]:
+        return self.conv.backward(dy, saved, need)
+
+
+class ConvReLU(_ConvWith):
+    """Conv2D and ReLU without ever storing what ReLU is given."""
 
     keeps = "xy"
-
-    def __init__(self, conv: Conv2D) -> None:
-        super().__init__(name=conv.name)
-        self.conv = conv
-
-    def forward(self, x: Array, ctx: Context) -> tuple[Array, Any]:
-        conv = self.conv
-        w, b = conv.w_and_b(conv.filters)
-        return conv.backend.conv2d(x, w, b, conv.strides, conv.pads(x.shape[1:]), conv.dilation_rate, "relu")
-
-    def backward(self, dy: Array, saved: Any, need: Need) -> tuple[Array | None, dict[str, Array]]:
-        return self.conv.backward(dy, saved, need)
+    what = {"activation": "relu"}  # noqa: RUF012
 
 
-class NormalizedConv(Layer):
-    """Conv2D of one group whose output goes to a BatchNormalization alone: a backend may round more freely there."""
+class NormalizedConv(_ConvWith):
+    """Conv2D whose output goes to a BatchNormalization alone: a backend may round more freely there."""
 
     keeps = "x"
-
-    def __init__(self, conv: Conv2D) -> None:
-        super().__init__(name=conv.name)
-        self.conv = conv
-
-    def forward(self, x: Array, ctx: Context) -> tuple[Array, Any]:
-        conv = self.conv
-        w, b = conv.w_and_b(conv.filters)
-        return conv.backend.conv2d(x, w, b, conv.strides, conv.pads(x.shape[1:]), conv.dilation_rate, normalized=True)
-
-    def backward(self, dy: Array, saved: Any, need: Need) -> tuple[Array | None, dict[str, Array]]:
-        return self.conv.backward(dy, saved, need)
+    what = {"normalized": True}  # noqa: RUF012
 
 
 class NormReLU(Layer):
