@@ -116,9 +116,11 @@ def test_threads_draw_the_same_mask(monkeypatch):
     monkeypatch.setattr("xconv.backend.numba_norm.DRAWN", 64)
     x, seen = draw(1003, dtype="float32"), set()
     for threads in (1, 2, 5):
-        monkeypatch.setattr(
-            numba.team, "ranges", lambda n, work, t=threads: [(n * i // t, n * (i + 1) // t) for i in range(t)]
-        )
+
+        def ranges(n, work, most=None, t=threads):
+            return [(n * i // t, n * (i + 1) // t) for i in range(t)]
+
+        monkeypatch.setattr(numba.team, "ranges", ranges)
         seen.add(numba.dropout(x, 0.4, 1, np.array([2], np.uint64), 3).tobytes())
     mask = np.array(reference_norm.kept(0.4, 1, 2, 3, 1003))
     assert seen == {np.where(mask, x * np.float32(1 / (1 - 0.4)), np.float32(0)).tobytes()}
