@@ -209,9 +209,8 @@ def forward(x, u, b, y, m, block_rows, top, left, first, last):
                         _output2(product, at, n * step, step, out, to, wide * m * across, across, width // lanes, False)
             for i in range(min(m, oh - row * m)):
                 for j in range(ow):
-                    line = out[i, j]
                     for k in range(across):
-                        line[k] += b[k]
+                        out[i, j, k] += b[k]
                 for j in range(0, ow, lanes):
                     for k in range(0, f, lanes):
                         target = ((image * f + k) * oh + row * m + i) * ow + j

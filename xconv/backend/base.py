@@ -281,7 +281,7 @@ class Backend(ConvScratch, Elementwise, BatchNormAndDropout):
             for channels, filters in _groups(x.shape[1], w.shape[0], groups):
                 opened = None if y is None else self.contiguous(y[part, filters])
                 group = ConvSaved(self.contiguous(x[part, channels]), w[filters], opened, stride, pads, dilation)
-                got = self.conv2d_backward(self.contiguous(dy[part, filters]), group, need._replace(dw=None))
+                got = self.conv2d_backward(self.contiguous(dy[part, filters]), group, need)
                 if dx is not None:
                     dx[part, channels] = got[0]
                 if dw is not None and db is not None:

@@ -34,17 +34,18 @@ class NumbaConv(NumbaColumns, NumbaDirect, NumbaWinograd):
         normalized: bool = False,
     ) -> str:
         out = window_output((x_shape[-2], x_shape[-1]), (w_shape[2], w_shape[3]), stride, pads, dilation)
-        can = {
-            "direct": activation == "relu" and numba_direct.suits(stride, dilation, groups),
-            "winograd": numba_winograd.suits(w_shape, stride, dilation, groups) and self._winograd_fits(w_shape, out),
-            "columns": True,
-        }
-        if self.algorithm is not None and can.get(self.algorithm):
-            name = self.algorithm
-        else:
-            name = "direct" if can["direct"] else "winograd" if normalized and can["winograd"] else "columns"
+
+        def can(name: str | None) -> bool:
+            if name == "direct":
+                return activation == "relu" and numba_direct.suits(stride, dilation, groups)
+            if name == "winograd":
+                return numba_winograd.suits(w_shape, stride, dilation, groups) and self._winograd_fits(w_shape, out)
+            return name == "columns"
+
+        by_rule = "direct", "winograd" if normalized else "columns", "columns"
+        name = next(name for name in (self.algorithm, *by_rule) if can(name))
         m = numba_winograd.tile_size(out)
-        return f"winograd F({m}x{m})" if name == "winograd" else name
+        return f"winograd F({m}x{m})" if name == "winograd" else str(name)
 
     def conv2d(
         self,

@@ -134,7 +134,7 @@ class NumbaWinograd(NumbaTeam):
         if together:
             starts[-together:] = [starts[-together]] * together
         ends = [start + size for start, size in zip(starts, sizes, strict=True)]
-        whole = self.empty((max(max(ends), SCRATCH // dtype.itemsize),), dtype)
+        whole = self.empty((max(max(ends), min(SCRATCH, self.workspace) // dtype.itemsize),), dtype)
         return [
             whole[start : start + math.prod(shape)].reshape(shape) for start, shape in zip(starts, shapes, strict=True)
         ]

@@ -69,6 +69,7 @@ class ConvReLUMaxPool(Layer):
     """
 
     keeps = "xy"
+    what: ClassVar[dict[str, Any]] = ConvReLU.what
 
     def memory(self, in_shape: Any, out_shape: Shape, itemsize: int) -> tuple[int, int]:
         return self.pool.memory(in_shape, out_shape, itemsize)
@@ -87,3 +88,10 @@ class ConvReLUMaxPool(Layer):
     def backward(self, dy: Array, saved: Any, need: Need) -> tuple[Array | None, dict[str, Array]]:
         dx, dw, db = self.conv.backend.conv2d_relu_max_pool_backward(dy, saved, need)
         return dx, self.conv.gradients(dw, db)
+
+
+def convolution(layer: Layer) -> tuple[Conv2D, dict[str, Any]] | None:
+    """The Conv2D that a run does, and what its backend is told of what comes next; None where it does none."""
+    if isinstance(layer, Conv2D):
+        return layer, {}
+    return (layer.conv, layer.what) if isinstance(layer, _ConvWith | ConvReLUMaxPool) else None

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import cycle
@@ -117,22 +118,22 @@ def seen(x: np.ndarray, net: Model) -> np.ndarray:
     return x if net.data_format == "channels_first" else np.ascontiguousarray(np.moveaxis(x, -3, -1))
 
 
-class Contestant:
+class Contestant(ABC):
     """Lives in a process of its own and answers for its tasks."""
 
     about: dict[str, Any]
 
+    @abstractmethod
     def ready(self) -> dict[str, Any]:
         """Compile and warm up; what is to be told of it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def turn(self, task: str, seconds: float) -> tuple[float, float]:
         """(seconds of the task, processor seconds that the whole turn took)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def last(self) -> dict[str, Any]:
         """What came of all the training: shows that the network is alive, and the same for all."""
-        raise NotImplementedError
 
 
 class Steps(Contestant):
@@ -234,9 +235,9 @@ class Data:
 class Run(Contestant):
     """Whole epochs: in each turn the next one, `evaluated` on the test images after it where asked."""
 
+    @abstractmethod
     def epoch(self) -> float:
         """Train for an epoch; the seconds of it that are not to be counted."""
-        raise NotImplementedError
 
     def turn(self, task: str, seconds: float) -> tuple[float, float]:
         """One epoch."""

@@ -7,8 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from xconv.backend.base import ConvMemory
-from xconv.layers import Conv2D
-from xconv.layers.fused import ConvReLU, ConvReLUMaxPool, NormalizedConv
+from xconv.layers.fused import ConvReLUMaxPool, convolution
 from xconv.plan import ONE_PRODUCT, Plan, Run
 
 if TYPE_CHECKING:
@@ -140,13 +139,13 @@ def _in_shape(plan: Plan, run: Run) -> object:
 
 def _convolution(plan: Plan, run: Run, n: int, itemsize: int) -> ConvMemory | None:
     """What a run takes that is a convolution."""
-    layer, backend = run.layer, plan.backend
-    conv = layer.conv if isinstance(layer, ConvReLU | ConvReLUMaxPool | NormalizedConv) else layer
-    if not isinstance(conv, Conv2D):
+    layer, backend, found = run.layer, plan.backend, convolution(run.layer)
+    if found is None:
         return None
+    conv, what = found
     in_shape = plan.graph.shapes[run.sources[0]]
     shapes = (n, *in_shape), conv.param_specs(in_shape)["w"].shape, conv.strides, conv.pads(in_shape)
     if isinstance(layer, ConvReLUMaxPool):
         return backend.conv_pool_scratch(*shapes, layer.pool.pool_size, layer.pool.strides, itemsize)
-    activation = "relu" if isinstance(layer, ConvReLU) else None
-    return backend.conv_scratch(*shapes, conv.dilation_rate, activation, itemsize, isinstance(layer, NormalizedConv))
+    activation, normalized = what.get("activation"), what.get("normalized", False)
+    return backend.conv_scratch(*shapes, conv.dilation_rate, activation, itemsize, normalized)

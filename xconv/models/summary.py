@@ -6,8 +6,7 @@ import math
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from xconv.layers import Conv2D
-from xconv.layers.fused import ConvReLU, ConvReLUMaxPool, NormalizedConv
+from xconv.layers.fused import convolution
 from xconv.models.memory import training_step_bytes
 from xconv.plan import Plan, Run
 
@@ -79,20 +78,13 @@ def _algorithms(model: Network) -> dict[str, str]:
 
 
 def _algorithm(plan: Plan, run: Run) -> str:
-    layer = run.layer
-    conv = layer.conv if isinstance(layer, ConvReLU | ConvReLUMaxPool | NormalizedConv) else layer
-    if not isinstance(conv, Conv2D):
+    found = convolution(run.layer)
+    if found is None:
         return ""
-    image = plan.graph.shapes[run.sources[0]]
+    (conv, what), image = found, plan.graph.shapes[run.sources[0]]
+    weights, pads = conv.param_specs(image)["w"].shape, conv.pads(image)
     return plan.backend.conv_algorithm(
-        (1, *image),
-        conv.param_specs(image)["w"].shape,
-        conv.strides,
-        conv.pads(image),
-        conv.dilation_rate,
-        "relu" if isinstance(layer, ConvReLU | ConvReLUMaxPool) else None,
-        conv.groups,
-        isinstance(layer, NormalizedConv),
+        (1, *image), weights, conv.strides, pads, conv.dilation_rate, groups=conv.groups, **what
     )
 
 
