@@ -15,7 +15,7 @@ import numpy as np
 from xconv import streams
 from xconv.backend.base import EVERYTHING, Array, ConvMemory, ConvPoolSaved, ConvSaved, Need, argmax_dtype
 from xconv.backend.cuda_kernels import BLOCK, MOST_BLOCKS, SUFFIX, max_pool_name, pool, pool_of_product, window
-from xconv.backend.cupy_arrays import CupyArrays
+from xconv.backend.cupy_gather import CupyGather
 from xconv.errors import BackendError, DTypeError, described
 from xconv.shapes import Pads, Pair, same_shape, window_output
 
@@ -23,7 +23,7 @@ ROW_PART = 8192  # entries that one block sums, up to MOST_PARTS blocks a row
 MOST_PARTS = 64
 
 
-class CupyBackend(CupyArrays):
+class CupyBackend(CupyGather):
     """NVIDIA GPUs. Raises BackendError, with reason and fix, where it cannot run."""
 
     # ------------------------------------------------------------------ columns

@@ -84,6 +84,8 @@ def _calls(dtype: str) -> list[tuple[str, tuple[Any, ...]]]:
     calls += [("matmul", (x, w)), ("dense", (x, w, b)), ("dense_backward", (draw(5, 3), x, w))]
     calls += [("relu", (x,)), ("relu_backward", (draw(5, 7), x))]
     calls += [("softmax_cross_entropy", (draw(6, 4), np.array([0, 3, 1, 2, 2, 0])))]
+    pixels, order = rng.integers(0, 256, (5, 2, 3, 4)).astype(np.uint8), np.array([4, 0, 3, 1, 2])
+    calls += [("gather", (pixels, order, 1, 3, dtype, None, np.array([0.5, 0.0]), np.array([2.0, 1 / 255])))]
     hyper, p, g, s = np.array([0.1, 3.0]), draw(1000), draw(1000), np.abs(draw(1000))
     calls += [("sgd", (p, g, hyper)), ("momentum", (p, g, s, hyper, 0.9, False))]
     calls += [("momentum", (p, g, s, hyper, 0.9, True)), ("adagrad", (p, g, s, hyper, 1e-7))]
