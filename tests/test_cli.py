@@ -23,7 +23,7 @@ def test_ctrl_c_elsewhere(run, monkeypatch):
     def interrupt():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("xconv.cli.backends.find_backends", interrupt)
+    monkeypatch.setattr("xconv.cli.backends.find_backends", lambda names: interrupt())
     code, out, err = run("backends")
     assert (code, out) == (130, "") and err.splitlines()[-1] == "xconv: interrupted"
 
@@ -45,7 +45,8 @@ def test_backends(run):
     rows = one_json_line(out)
     assert code == 0 and err == ""
     assert {row["name"] for row in rows} == {"numpy", "numba", "cupy"}
-    assert all(list(row) == ["name", "usable", "device", "version", "workspace", "reason", "fix"] for row in rows)
+    keys = ["name", "usable", "device", "version", "workspace", "reason", "fix", "notes"]
+    assert all(list(row) == keys for row in rows)
     assert next(row for row in rows if row["name"] == "numpy")["usable"] is True
     code, out, _ = run("backends")
     assert code == 0 and re.search(r"numpy +yes +\S", out)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
+from itertools import pairwise
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -123,12 +125,79 @@ def test_cupy_missing_or_broken(fake, tmp_path, monkeypatch):
 
 
 def test_cublas_missing(fake):
-    pathfinder = ModuleType("cuda.pathfinder")
-    pathfinder.load_nvidia_dynamic_lib = _raise(DynamicLibNotFoundError("libcublasLt.so.13"))
+    pathfinder = no_cublas()
     error = diagnosed(_cupy_that(), pathfinder)
     assert error.reason.startswith("cuBLAS") and "[ctk]" in error.fix
     pathfinder.load_nvidia_dynamic_lib = lambda name: SimpleNamespace(abs_path="/nowhere/libcublas.so.13")
     assert diagnosed(_cupy_that(), pathfinder).reason.startswith("cuBLAS")
+
+
+def no_cublas():
+    pathfinder = ModuleType("cuda.pathfinder")
+    pathfinder.load_nvidia_dynamic_lib = _raise(DynamicLibNotFoundError("libcublasLt.so.13"))
+    return pathfinder
+
+
+EVERY = {
+    **{cause: (lambda cause=cause: (_cupy_that(**CAUSES[cause][0]), None), *CAUSES[cause][1:]) for cause in CAUSES},
+    "no cupy": (lambda: (None, None), "CuPy is not installed", r"xconv\[cuda13\]"),
+    "no cublas": (lambda: (_cupy_that(), no_cublas()), "cuBLAS, CUDA's matrix library, was not found", r"\[ctk\]"),
+}
+
+
+@pytest.mark.parametrize("cause", EVERY)
+def test_the_command_prints_each_reason_with_its_fix(fake, monkeypatch, run, cause):
+    modules, reason, fix = EVERY[cause]
+    monkeypatch.setattr(backends, "_made", {})
+    with standin.modules(*modules()):
+        ended = [run(*args) for args in (["backends", "cupy"], ["backends"], ["train", "--backend", "cupy"])]
+    standin.state.module = fake.xp
+    assert [code for code, _, _ in ended] == [1, 0, 2]  # non-zero where cupy was named
+    for _, out, _ in ended[:2]:
+        told, mended = next(pair for pair in pairwise(out.splitlines()) if pair[0].startswith("cupy: "))
+        assert re.search(reason, told) and mended.startswith("  to mend it: ") and re.search(fix, mended)
+    assert re.search(reason, ended[2][2]) and re.search(fix, ended[2][2]) and ended[2][1] == ""
+
+
+def test_a_backend_that_runs_exits_with_0(fake, monkeypatch, run):
+    monkeypatch.setattr(backends, "_made", {"cupy": fake})
+    code, out, _ = run("backends", "cupy", "--json")
+    assert code == 0 and [row["name"] for row in json.loads(out)] == ["cupy"]
+    with standin.modules(_cupy_that(), None):
+        code, out, _ = run("backends", "numpy", "cupy:3")
+    standin.state.module = fake.xp
+    assert code == 1 and "cupy:3: there is no CUDA device 3" in out and "numpy" in out
+
+
+def with_cudnn(monkeypatch, version):
+    """`import cudnn` gives a frontend whose library is that, or is not found."""
+    frontend = ModuleType("cudnn")
+    frontend.backend_version = (lambda: version) if isinstance(version, int) else _raise(version)
+    monkeypatch.setitem(sys.modules, "cudnn", None if version is None else frontend)
+
+
+@pytest.mark.parametrize("version", [None, RuntimeError("libcudnn.so.9: cannot open"), OSError("no library")])
+def test_cudnn_missing_is_a_note_and_no_error(fake, monkeypatch, run, version):
+    with_cudnn(monkeypatch, version)
+    monkeypatch.setattr(backends, "_made", {"cupy": fake})
+    row = backends.backends()[0]
+    assert row.usable and row.reason is None and fake.describe()["cudnn"] is None
+    ((note, cure),) = row.notes
+    assert note.startswith("no cuDNN: ") and cure == 'pip install "xconv[cudnn13]"'
+    code, out, _ = run("backends", "cupy")
+    assert code == 0 and f"cupy: {note}\n  to mend it: {cure}\n" in out
+
+
+def test_cudnn_that_is_there_is_told(fake, monkeypatch):
+    with_cudnn(monkeypatch, 91402)
+    monkeypatch.setattr(backends, "_made", {"cupy": fake})
+    assert fake.describe()["cudnn"] == "9.14.2" and backends.backends()[0].notes == ()
+
+
+def test_several_gpus_are_told(fake, monkeypatch):
+    with_cudnn(monkeypatch, 91402)
+    monkeypatch.setattr(fake, "devices", 4)
+    assert fake.notes() == [("one of 4 GPUs; the others are 'cupy:1' to 'cupy:3'", None)]
 
 
 def test_backends_lists_the_reason(fake, monkeypatch):

@@ -35,7 +35,8 @@ class Parameters(MutableMapping[str, Array]):
             self._at[name] = size
             size += -(-math.prod(shape) // _ALIGN) * _ALIGN
         # The gaps stay zero in parameters and gradients alike, so a pass over everything leaves them zero.
-        self.flat: Array = backend.xp.zeros(size, dtype)
+        with backend.running():
+            self.flat: Array = backend.xp.zeros(size, dtype)
         self._views = {
             name: self.flat[at : at + math.prod(self.shapes[name])].reshape(self.shapes[name])
             for name, at in self._at.items()
@@ -65,7 +66,9 @@ class Parameters(MutableMapping[str, Array]):
     def to(self, backend: Backend) -> Parameters:
         """A copy on another backend."""
         there = self.like(backend)
-        there.flat[...] = backend.asarray(self.backend.to_numpy(self.flat))
+        values = backend.asarray(self.backend.to_numpy(self.flat))
+        with backend.running():
+            there.flat[...] = values
         return there
 
     def renamed(self, names: Mapping[str, str]) -> Parameters:
@@ -99,7 +102,10 @@ class Parameters(MutableMapping[str, Array]):
         turned = len(view.shape) == 4 and tuple(value.shape) == tuple(view.shape[i] for i in (2, 3, 1, 0))
         cure = "; this looks like Keras's order: give w.transpose(3, 2, 0, 1)" if turned else ""
         same_shape(value.shape, view.shape, f"parameter {name!r}", cure)
-        view[...] = value if on_device else self.backend.asarray(value, view.dtype)
+        if self.backend.owner_of(value) != self.backend.address or not on_device:
+            value = self.backend.asarray(value, view.dtype)
+        with self.backend.running():
+            view[...] = value
 
     def __delitem__(self, name: str) -> None:
         raise XconvError(f"a model's parameters cannot be deleted. Received: del params[{name!r}]")

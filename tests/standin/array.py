@@ -52,16 +52,28 @@ def devices(x: Any) -> list[ndarray]:
     return [a for item in x for a in devices(item)] if isinstance(x, list | tuple) else []
 
 
+def check_device(*arguments: Any) -> None:
+    """ValueError where an array lies on another device than the current one, and none can look into another."""
+    for argument in arguments if state.devices > 1 else ():
+        for a in devices(list(argument.values()) if isinstance(argument, dict) else argument):
+            if a._memory.device != state.current_device():
+                raise ValueError(
+                    f"The device where the array resides ({a._memory.device}) is different from the current device "
+                    f"({state.current_device()}). Peer access is unavailable between these devices."
+                )
+
+
 @np.errstate(all="ignore")  # a device warns of no overflow
 def evaluate(function: Any, *args: Any, out: Any = None, **kwargs: Any) -> Any:
     """function over device arrays: a view where NumPy gives a view, else a new device array (or `out`)."""
-    inputs = host(list(args))
+    inputs, given = host(list(args)), (args, kwargs, out)
     kwargs = {name: host(value) for name, value in kwargs.items()}
     if isinstance(out, tuple):
         (out,) = out
     if out is not None:
         if not isinstance(out, ndarray):
             raise TypeError(f"out must be a cupy.ndarray, not {type(out)}")
+        check_device(*given)
         device.run(
             lambda: function(*inputs, out=out._host, **kwargs), again=_again(function, inputs, kwargs, out._host)
         )
@@ -75,6 +87,7 @@ def evaluate(function: Any, *args: Any, out: Any = None, **kwargs: Any) -> Any:
     view = _settled(result, args)
     if view is not None:
         return view
+    check_device(*given)
     made = fresh(np.shape(result), np.asarray(result).dtype)
     target = made._host
 
@@ -124,7 +137,7 @@ class ndarray:  # the name that CuPy's has
     nbytes = property(lambda self: self._host.nbytes)
     itemsize = property(lambda self: self._host.itemsize)
     data = property(lambda self: MemoryPointer(self._memory, self._host.ctypes.data))
-    device = property(lambda self: SimpleNamespace(id=0))
+    device = property(lambda self: SimpleNamespace(id=self._memory.device))
     T = property(lambda self: evaluate(np.transpose, self))
 
     @property
@@ -188,6 +201,7 @@ class ndarray:  # the name that CuPy's has
 
     def __setitem__(self, index: Any, value: Any) -> None:
         _check_index(index)
+        check_device(self, index, value)
         target, where, values = self._host, _whole(host(index)), host(value)
         if value is self:  # `a[1:] += x` ends so
             return
@@ -230,6 +244,7 @@ class ndarray:  # the name that CuPy's has
     # ------------------------------------------------------------------ methods
 
     def fill(self, value: Any) -> None:
+        check_device(self)
         target, value = self._host, host(value)
         device.run(lambda: target.fill(value))
 

@@ -7,6 +7,7 @@ functions; launching the graph calls them again, in order, on the same addresses
 from __future__ import annotations
 
 import itertools
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ class Memory:
     def __init__(self, pool: MemoryPool, block: np.ndarray) -> None:
         self.pool, self.block = pool, block
         self.ptr = block.ctypes.data
+        self.device = state.current_device()
         block.fill(0xFF)
 
     def __del__(self) -> None:
@@ -153,6 +155,17 @@ class State:
         self.keep: Any = None  # what C code calls back must not be collected
         self.blas_problems: list[str] = []
         self.transfers = 0
+        self.devices = 1  # how many there are
+        self._local = threading.local()
+
+    def device_stack(self) -> list[int]:
+        """This thread's devices, the current one last."""
+        if not hasattr(self._local, "stack"):
+            self._local.stack = [0]
+        return self._local.stack
+
+    def current_device(self) -> int:
+        return self.device_stack()[-1]
 
 
 state = State()

@@ -150,6 +150,10 @@ def arange(*args: Any, dtype: Any = None) -> ndarray:
 def asarray(a: Any, dtype: Any = None, order: str | None = None) -> ndarray:
     """From the host: a transfer."""
     if isinstance(a, ndarray):
+        if a.device.id != state.current_device():  # CuPy copies between devices here
+            moved = fresh(a.shape, a.dtype)
+            moved._host[...] = a._host
+            a = moved
         return a if dtype is None else a.astype(dtype, copy=False)
     device.transfer("asarray of host data")
     a = np.asarray(a, dtype)
@@ -168,6 +172,7 @@ def asnumpy(a: Any, *_: Any) -> np.ndarray:
 
 
 def copyto(dst: ndarray, src: Any, casting: str = "same_kind", where: Any = True) -> None:
+    array.check_device([dst, src, where])
     target, values, mask = dst._host, host(src), host(where)
     device.run(lambda: np.copyto(target, values, casting=casting, where=mask))
 
@@ -223,6 +228,7 @@ class RawModule:
                     raise TypeError(f"You are trying to pass a numpy.ndarray of shape {a.shape} as a kernel parameter")
                 if isinstance(a, np.ndarray) and a.dtype.fields is None:
                     raise TypeError(f"{name}: a NumPy array where a pointer is meant")
+            array.check_device(args)
             device.run(kernel.bind(grid, block, tuple(a._host if isinstance(a, ndarray) else a for a in args)))
 
         return launch
@@ -247,18 +253,30 @@ def cublas() -> Path:
 
 
 class Device:
-    """As cupy.cuda.Device."""
+    """As cupy.cuda.Device: the current one is each thread's own."""
 
-    def __init__(self, number: int = 0) -> None:
-        self.id = number
+    def __init__(self, number: int | None = None) -> None:
+        self.id = state.current_device() if number is None else number
 
     def __enter__(self) -> Device:
+        state.device_stack().append(_valid(self.id))
         return self
 
     def __exit__(self, *_: Any) -> None:
-        pass
+        state.device_stack().pop()
 
-    use = synchronize = lambda self: device.refuse_in_capture("device synchronize")
+    def use(self) -> Device:
+        state.device_stack()[-1] = _valid(self.id)
+        return self
+
+    def synchronize(self) -> None:
+        device.refuse_in_capture("device synchronize")
+
+
+def _valid(number: int) -> int:
+    if not 0 <= number < state.devices:
+        raise device.CUDARuntimeError(101, "cudaErrorInvalidDevice: invalid device ordinal")
+    return number
 
 
 @contextmanager
@@ -272,8 +290,8 @@ def _cuda() -> Any:
         CUDARuntimeError=device.CUDARuntimeError,
         driverGetVersion=lambda: 13020,
         runtimeGetVersion=lambda: 13020,
-        getDeviceCount=lambda: 1,
-        getDevice=lambda: 0,
+        getDeviceCount=lambda: state.devices,
+        getDevice=state.current_device,
         getDeviceProperties=lambda number: dict(properties),
         deviceSynchronize=lambda: device.refuse_in_capture("device synchronize"),
     )
@@ -287,7 +305,7 @@ def _cuda() -> Any:
         alloc=lambda size: state.allocator(size),
         using_allocator=device.using_allocator,
         get_current_stream=lambda: state.stream,
-        get_device_id=lambda: 0,
+        get_device_id=state.current_device,
         is_available=lambda: True,
         memory=SimpleNamespace(OutOfMemoryError=device.OutOfMemoryError),
     )

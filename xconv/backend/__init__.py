@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -14,7 +16,7 @@ import numpy as np
 from xconv.backend.base import Array, Backend, Need
 from xconv.errors import BackendError, XconvError, described
 
-__all__ = ["NAMES", "Array", "Backend", "BackendInfo", "Need", "backend_of", "backends", "get_backend"]
+__all__ = ["NAMES", "Array", "Backend", "BackendInfo", "Need", "backend_of", "backends", "get_backend", "is_name"]
 
 _CLASSES = {
     "cupy": ("xconv.backend.cupy_backend", "CupyBackend"),
@@ -22,6 +24,7 @@ _CLASSES = {
     "numpy": ("xconv.backend.numpy_backend", "NumpyBackend"),
 }
 NAMES = tuple(_CLASSES)  # best first: the order in which "auto" tries them
+_ON_A_DEVICE = re.compile(r"(cupy):(0|[1-9]\d{0,3})", re.ASCII)  # "cupy:1" is the second GPU; "cupy" the first
 
 _made: dict[str, Backend] = {}
 _lock = threading.RLock()
@@ -30,7 +33,10 @@ _chosen: Backend | None = None  # by "auto", once in a process
 
 @dataclass(frozen=True)
 class BackendInfo:
-    """One row of `xconv backends`. `fix` is the line that makes an unusable backend usable; `workspace` is in bytes."""
+    """One row of `xconv backends`. `fix` is the line that makes an unusable backend usable; `workspace` is in bytes.
+
+    `notes` tell what a usable backend does without, each with the line that mends it, or None.
+    """
 
     name: str
     usable: bool
@@ -39,15 +45,24 @@ class BackendInfo:
     workspace: int | None
     reason: str | None
     fix: str | None
+    notes: tuple[tuple[str, str | None], ...] = ()
+
+
+def is_name(name: Any) -> bool:
+    """Whether `name` names a backend: "numpy", "numba", "cupy", or "cupy:1" for one GPU of several."""
+    return isinstance(name, str) and (name in _CLASSES or _ON_A_DEVICE.fullmatch(name) is not None)
 
 
 def _make(name: str) -> Backend:
-    """The one instance of a backend, made and proved on first use."""
+    """The one instance of a backend, made and proved on first use; on CuPy the one of each device."""
+    found = _ON_A_DEVICE.fullmatch(name)
+    kind, device = (found[1], int(found[2])) if found else (name, 0)
+    name = f"{kind}:{device}" if device else kind
     with _lock:
         if name not in _made:
-            module, cls = _CLASSES[name]
+            module, cls = _CLASSES[kind]
             try:
-                backend: Backend = getattr(import_module(module), cls)()
+                backend: Backend = getattr(import_module(module), cls)(*((device,) if device else ()))
                 prove(backend)
             except (XconvError, Warning):  # a warning, where warnings are errors, tells its own story
                 raise
@@ -84,6 +99,9 @@ def prove(backend: Backend) -> None:
 def get_backend(name: str | Backend | None = None) -> Backend:
     """The backend called `name`: "numpy", "numba", "cupy", or "auto" for the best that is usable.
 
+    "cupy:1" is the second GPU of several ("cupy" and "cupy:0" the first): each has a backend of its own, whose arrays
+    another's operations refuse.
+
     None means $XCONV_BACKEND, or "auto" where that is not set. A backend that is named either runs or raises
     BackendError with the cause and the fix; "auto" says on stderr, once, what it chose and why. ConfigError where a
     setting that a backend reads, $XCONV_NUM_THREADS or $XCONV_WORKSPACE, is wrong.
@@ -96,10 +114,10 @@ def get_backend(name: str | Backend | None = None) -> Backend:
         origin = " from $XCONV_BACKEND" if os.environ.get("XCONV_BACKEND") else ""
     if name == "auto":
         return _best()
-    if not isinstance(name, str) or name not in _CLASSES:
+    if not isinstance(name, str) or not is_name(name):
         raise BackendError(
-            f"unknown backend{origin}: expected one of {', '.join(map(repr, sorted(NAMES)))} or 'auto'. "
-            f"Received: {described(name)}"
+            f"unknown backend{origin}: expected one of {', '.join(map(repr, sorted(NAMES)))} or 'auto' "
+            f"('cupy:1' for the second of several GPUs). Received: {described(name)}"
         )
     return _make(name)
 
@@ -122,14 +140,17 @@ def _best() -> Backend:
     raise BackendError("no backend is usable: " + "; ".join(skipped))
 
 
-def backends() -> list[BackendInfo]:
-    """Each backend with whether it is usable, on what device, and else the reason and the line that fixes it."""
+def backends(names: Iterable[str] | None = None) -> list[BackendInfo]:
+    """Each backend, or those named: whether it is usable, on what device; else the reason and what fixes it."""
     rows = []
-    for name in NAMES:
+    for name in NAMES if names is None else names:
         try:
-            about = _make(name).describe()
+            backend = _make(name)
+            about, notes = backend.describe(), tuple(backend.notes())
             rows.append(
-                BackendInfo(name, True, about.get("device"), about.get("version"), about["workspace"], None, None)
+                BackendInfo(
+                    name, True, about.get("device"), about.get("version"), about["workspace"], None, None, notes
+                )
             )
         except Exception as error:
             known = error if isinstance(error, XconvError) else _cannot_run(name, error)
@@ -143,7 +164,7 @@ def _reason(error: XconvError) -> str:
 
 
 def backend_of(array: Any, name: str | Backend | None = None) -> Backend:
-    """The backend for an array that a user made: the named one, which must own that kind, or the best that does."""
+    """The backend for an array that a user made: the named one, which must own it, or the best that does."""
     owners = []
     for candidate in [name] if name is not None else [os.environ.get("XCONV_BACKEND") or "auto", *NAMES]:
         if candidate == "auto":
@@ -156,9 +177,12 @@ def backend_of(array: Any, name: str | Backend | None = None) -> Backend:
             if name is not None:
                 raise
             continue
-        if isinstance(array, backend.array_type):
+        owner = backend.owner_of(array)
+        if owner == backend.address:
             return backend
-        owners.append(backend.name)
+        if owner is not None and name is None:
+            return get_backend(owner)  # on another device
+        owners.append(backend.address)
     kind = f"{type(array).__module__}.{type(array).__qualname__}"
     raise BackendError(
         f"expected an array of backend {' or '.join(map(repr, owners))}; convert it with "

@@ -18,9 +18,19 @@ class Arrays:
     xp: Any = np
     array_type: type = np.ndarray
     workspace: int = DEFAULT  # the most bytes of scratch memory that an operation takes, one image being the least
+    on_host = True  # whether arrays lie in this process's memory, where moving one there costs nothing
 
     def __init__(self) -> None:
         self.workspace = workspace_bytes()
+
+    @property
+    def address(self) -> str:
+        """What get_backend takes to give this very backend: its name, with the number of its device where needed."""
+        return self.name
+
+    def owner_of(self, array: Any) -> str | None:
+        """The address of the backend that an array belongs to; None where it is no array of this kind of backend."""
+        return self.address if isinstance(array, self.array_type) else None
 
     def asarray(self, a: Any, dtype: Any = None) -> Array:
         """`a` as this backend's C-contiguous array, in native byte order."""
@@ -53,6 +63,10 @@ class Arrays:
     def describe(self) -> dict[str, Any]:
         """Device, versions and settings, for reports."""
         return {"backend": self.name, "workspace": self.workspace}
+
+    def notes(self) -> list[tuple[str, str | None]]:
+        """What there is to know of this backend, such as what it does without, each with the line that mends it."""
+        return []
 
     def _parts(self, n: int, image: int, once: int = 0) -> list[slice]:
         """A batch of n cut evenly, so that scratch of `image` bytes for each image fits the workspace.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any, NoReturn
 
 from xconv.errors import BackendError
@@ -24,8 +25,8 @@ def refuse(reason: str, fix: str, version: str | None = None, cause: BaseExcepti
     raise BackendError(message, reason=reason, fix=fix, version=version) from cause
 
 
-def usable_cupy() -> Any:
-    """The module cupy, once driver, device, compiler and headers have proved to be there."""
+def usable_cupy(device: int = 0) -> tuple[Any, int]:
+    """The module cupy, once driver, device, compiler and headers have proved to be there; how many GPUs it sees."""
     try:
         import cupy
     except ModuleNotFoundError as error:
@@ -37,12 +38,42 @@ def usable_cupy() -> Any:
         why = " ".join(line for line in lines if line)
         refuse(f"CuPy cannot be imported: {why}", f"pip install --force-reinstall {INSTALL.split()[-1]}", cause=error)
     version = f"cupy {cupy.__version__}"
-    _check_driver(cupy, version)
-    _check_compiler(cupy, version)
-    return cupy
+    devices = _check_driver(cupy, version)
+    if device >= devices:
+        these = "one device, 'cupy'" if devices == 1 else f"{devices} devices, 'cupy:0' to 'cupy:{devices - 1}'"
+        refuse(
+            f"there is no CUDA device {device}",
+            f"take one that is there ({these}), or check CUDA_VISIBLE_DEVICES; `nvidia-smi` lists all",
+            version,
+        )
+    with cupy.cuda.Device(device):
+        _check_compiler(cupy, version)
+    return cupy, devices
 
 
-def _check_driver(cupy: Any, version: str) -> None:
+def cudnn_version() -> str | None:
+    """cuDNN's version, as 9.14.0; None where the library or its frontend is not installed."""
+    try:
+        cudnn = import_module("cudnn")
+        number = int(cudnn.backend_version())
+    except (ImportError, OSError, RuntimeError):  # no frontend; or no library, which it looks for itself
+        return None
+    return f"{number // 10000}.{number % 10000 // 100}.{number % 100}"
+
+
+def notes(cupy: Any, devices: int) -> list[tuple[str, str | None]]:
+    """What a usable backend does without, with the line that mends it; and how to choose among several devices."""
+    said: list[tuple[str, str | None]] = []
+    if cudnn_version() is None:
+        major = cupy.cuda.runtime.runtimeGetVersion() // 1000
+        said.append(("no cuDNN: convolutions run by own kernels and cuBLAS", f'pip install "xconv[cudnn{major}]"'))
+    if devices > 1:
+        said.append((f"one of {devices} GPUs; the others are 'cupy:1' to 'cupy:{devices - 1}'", None))
+    return said
+
+
+def _check_driver(cupy: Any, version: str) -> int:
+    """How many devices there are: at least one."""
     runtime = cupy.cuda.runtime
     driver, built_for = runtime.driverGetVersion(), runtime.runtimeGetVersion()
     if driver == 0:
@@ -68,6 +99,7 @@ def _check_driver(cupy: Any, version: str) -> None:
         devices = 0
     if devices == 0:
         refuse("there is no CUDA device", fix, version)
+    return int(devices)
 
 
 def _check_compiler(cupy: Any, version: str) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 
 from xconv.backend.base import Array, Backend
 from xconv.backend.cublas import Cublas
-from xconv.backend.cuda import dotted, usable_cupy
+from xconv.backend.cuda import cudnn_version, dotted, notes, usable_cupy
 from xconv.backend.cuda_kernels import SUFFIX, Kernels
 from xconv.errors import BackendError, DTypeError, described
 
@@ -17,13 +21,57 @@ class CupyArrays(Backend):
     """The part of CupyBackend that its operations stand on."""
 
     name = "cupy"
+    on_host = False
+    array_type: Any
 
-    def __init__(self) -> None:
+    def __init__(self, device: int = 0) -> None:
         super().__init__()
-        self.xp = usable_cupy()
+        self.xp, self.devices = usable_cupy(device)
+        self.device = device
+        self._here = self.xp.cuda.Device(device)
         self.array_type = self.xp.ndarray
-        self._cublas = Cublas(self.xp)
+        with self._here:
+            self._cublas = Cublas(self.xp)
         self._kernels = Kernels(self.xp)
+        if self.devices > 1:
+            self._keep_to_this_device()
+
+    # ------------------------------------------------------------------ the device
+
+    @property
+    def address(self) -> str:
+        return f"{self.name}:{self.device}" if self.device else self.name
+
+    def owner_of(self, array: Any) -> str | None:
+        if not isinstance(array, self.array_type):
+            return None
+        device = array.device.id
+        return f"{self.name}:{device}" if device else self.name
+
+    def running(self) -> AbstractContextManager[Any]:
+        """This backend's device is the current one, for what is computed with arrays themselves, too."""
+        return self._here
+
+    def _keep_to_this_device(self) -> None:
+        """Every public operation makes this device the current one while it runs, where there are several.
+
+        A thread has one current device, the first unless it says otherwise: kernels, memory and handles come from it.
+        """
+        current = self.xp.cuda.runtime.getDevice
+
+        def kept(operation: Callable[..., Any]) -> Callable[..., Any]:
+            @functools.wraps(operation)
+            def on_this_device(*args: Any, **kwargs: Any) -> Any:
+                if current() == self.device:
+                    return operation(*args, **kwargs)
+                with self._here:
+                    return operation(*args, **kwargs)
+
+            return on_this_device
+
+        for name, _ in inspect.getmembers(type(self), inspect.isfunction):
+            if not name.startswith("_") and name not in ("running", "owner_of"):
+                setattr(self, name, kept(getattr(self, name)))
 
     # ------------------------------------------------------------------ arrays and transfers
 
@@ -43,35 +91,45 @@ class CupyArrays(Backend):
 
     def synchronize(self) -> None:
         """Wait for everything on the device."""
-        self.xp.cuda.Device().synchronize()
+        self._here.synchronize()
 
     def describe(self) -> dict[str, Any]:
         """Device, its memory and compute capability, versions of CuPy, CUDA, driver and cuBLAS."""
         runtime = self.xp.cuda.runtime
-        device = self.xp.cuda.get_device_id()
-        about = runtime.getDeviceProperties(device)
+        about = runtime.getDeviceProperties(self.device)
         return {
             **super().describe(),
             "device": about["name"].decode(),
+            "address": self.address,
+            "devices": self.devices,
             "version": f"cupy {self.xp.__version__}",
             "memory": about["totalGlobalMem"],
             "compute_capability": f"{about['major']}.{about['minor']}",
             "cuda": dotted(runtime.runtimeGetVersion()),
             "driver": dotted(runtime.driverGetVersion()),
             "cublas": self._cublas.version(),
+            "cudnn": cudnn_version(),
             "precision": "float32 without TF32",
         }
+
+    def notes(self) -> list[tuple[str, str | None]]:
+        return notes(self.xp, self.devices)
 
     # ------------------------------------------------------------------ what operations ask of their arguments
 
     def _mine(self, operation: str, *arrays: Array) -> None:
-        """BackendError where an array is not on the device: host data comes in through asarray alone."""
+        """BackendError where an array is not on this device: host data comes in through asarray alone."""
         for array in arrays:
             if not isinstance(array, self.array_type):
                 kind = f"{type(array).__module__}.{type(array).__qualname__}"
                 raise BackendError(
-                    f"{operation}: expected arrays of backend 'cupy' (convert with backend.asarray). "
+                    f"{operation}: expected arrays of backend {self.address!r} (convert with backend.asarray). "
                     f"Received: {kind}, {described(array)}"
+                )
+            if self.devices > 1 and array.device.id != self.device:
+                raise BackendError(
+                    f"{operation}: expected arrays of backend {self.address!r}, on GPU {self.device} (move with "
+                    f"backend.asarray). Received: {described(array)} of backend {self.owner_of(array)!r}"
                 )
 
     def _suffix(self, operation: str, *arrays: Array) -> str:

@@ -6,24 +6,33 @@ from dataclasses import asdict
 
 import click
 
+from xconv.backend import BackendInfo
 from xconv.backend import backends as find_backends
 from xconv.backend.workspace import shown
 from xconv.cli.console import print_json, print_table
-from xconv.cli.options import json_option
+from xconv.cli.options import BackendName, json_option
 
 
 @click.command()
+@click.argument("names", metavar="[NAME]...", nargs=-1, type=BackendName())
 @json_option
-def backends(as_json: bool) -> None:
+def backends(names: tuple[str, ...], as_json: bool) -> None:
     """List the backends: usable or not, on what device, and else why and what would mend it.
 
     A backend is usable when one of its kernels and one matrix product ran and gave the right result. "workspace" is
-    the most memory that an operation takes beside its arguments and results ($XCONV_WORKSPACE).
+    the most memory that an operation takes beside its arguments and results ($XCONV_WORKSPACE). With NAMEs, such as
+    cupy or cupy:1, those alone, and exit code 1 where one of them is not usable.
     """
-    found = find_backends()
+    found = find_backends(names or None)
     if as_json:
         print_json([asdict(info) for info in found])
-        return
+    else:
+        _print(found)
+    if names and not all(info.usable for info in found):
+        click.get_current_context().exit(1)
+
+
+def _print(found: list[BackendInfo]) -> None:
     rows = [
         [
             info.name,
@@ -35,6 +44,8 @@ def backends(as_json: bool) -> None:
         for info in found
     ]
     print_table("Backends, best first", ["backend", "usable", "device", "version", "workspace"], rows, numbers=False)
-    for info in found:
-        if not info.usable:  # outside the table, so that the line that mends it can be copied whole
+    for info in found:  # outside the table, so that the line that mends it can be copied whole
+        if not info.usable:
             click.echo(f"{info.name}: {info.reason}\n  to mend it: {info.fix}")
+        for note, fix in info.notes:
+            click.echo(f"{info.name}: {note}" + (f"\n  to mend it: {fix}" if fix else ""))

@@ -156,7 +156,9 @@ class Fit:
             if ended:
                 break
         self.history.trained(self.seen, time.perf_counter() - start)
-        model.warn_if_dead(model._public_of(model._grads), logs["loss"])
+        last_loss = logs["loss"]
+        with backend.running():
+            model.warn_if_dead(model._public_of(model._grads), last_loss)
         return dict(logs)
 
     @staticmethod

@@ -6,6 +6,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import numpy as np
@@ -145,7 +146,8 @@ class Optimizer:
 
     def _set_rate(self, rate: float) -> None:
         if rate != self._lr and self._backend is not None:
-            self._hyper[:1] = self._backend.asarray(np.array([rate]))
+            with self._backend.running():
+                self._hyper[:1] = self._backend.asarray(np.array([rate]))
         self._lr = rate
 
     # ------------------------------------------------------------------ one step
@@ -156,7 +158,10 @@ class Optimizer:
         What a `Parameters` has as `fixed` is left alone.
         """
         self.tick()
-        self.apply(params, grads)
+        named = None if isinstance(params, Parameters) else next(iter(params.values()), None)
+        backend = params.backend if isinstance(params, Parameters) else None if named is None else backend_of(named)
+        with nullcontext() if backend is None else backend.running():
+            self.apply(params, grads)
 
     def tick(self) -> None:
         """The host's part of a step: counts it, and sets its rate where a schedule says so. Not to be recorded."""
