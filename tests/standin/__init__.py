@@ -20,29 +20,41 @@ from typing import Any
 from unittest.mock import patch
 
 from tests.cuda_shim import MISSING
-from tests.standin import module
+from tests.standin import cudnn, module
 from tests.standin.device import Stream, state
 from xconv import backend as backends
 from xconv.backend import Backend
 from xconv.errors import BackendError
 
-__all__ = ["MISSING", "fresh_backend", "install", "modules", "real", "real_or_reason", "record", "recording", "state"]
+__all__ = [
+    "MISSING",
+    "fresh_backend",
+    "install",
+    "install_with_cudnn",
+    "modules",
+    "real",
+    "real_or_reason",
+    "record",
+    "recording",
+    "state",
+]
 
 
 @contextmanager
-def modules(cupy: ModuleType | None, pathfinder: ModuleType | None) -> Iterator[None]:
-    """`import cupy` and `import cuda.pathfinder` give these; None makes the import fail as if not installed."""
+def modules(cupy: ModuleType | None, pathfinder: ModuleType | None, cudnn: ModuleType | None = None) -> Iterator[None]:
+    """`import cupy`, `cuda.pathfinder` and `cudnn` give these; None makes the import fail as if not installed."""
     root = ModuleType("cuda")
     root.pathfinder = pathfinder  # type: ignore[attr-defined]
-    with patch.dict(sys.modules, {"cupy": cupy, "cuda": root, "cuda.pathfinder": pathfinder}):
+    names = {"cupy": cupy, "cuda": root, "cuda.pathfinder": pathfinder, "cudnn": cudnn}
+    with patch.dict(sys.modules, names):
         yield
 
 
-def fresh_backend() -> Backend:
+def fresh_backend(with_cudnn: bool = False) -> Backend:
     """A new CupyBackend on a new stand-in."""
     from xconv.backend.cupy_backend import CupyBackend
 
-    with modules(module.build(), module.pathfinder()):
+    with modules(module.build(), module.pathfinder(), cudnn.build() if with_cudnn else None):
         backend = CupyBackend()
         backends.prove(backend)
     return backend
@@ -55,6 +67,12 @@ def install() -> Backend:
     if real() is None:
         backends._made["cupy"] = backend
     return backend
+
+
+@cache
+def install_with_cudnn() -> Backend:
+    """Another CupyBackend, which finds a cuDNN; no name leads to it."""
+    return fresh_backend(with_cudnn=True)
 
 
 @cache

@@ -11,7 +11,8 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
+from weakref import WeakSet
 
 import numpy as np
 
@@ -31,11 +32,14 @@ class OutOfMemoryError(MemoryError):
 class Memory:
     """A block of a pool; it goes back when the last array on it is gone. Fresh content is NaN bytes."""
 
+    live: ClassVar[WeakSet[Memory]] = WeakSet()
+
     def __init__(self, pool: MemoryPool, block: np.ndarray) -> None:
         self.pool, self.block = pool, block
         self.ptr = block.ctypes.data
         self.device = state.current_device()
         block.fill(0xFF)
+        Memory.live.add(self)
 
     def __del__(self) -> None:
         self.pool.give_back(self.block)

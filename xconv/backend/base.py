@@ -20,6 +20,7 @@ from xconv.backend.base_elementwise import Elementwise
 from xconv.backend.base_gather import Gather
 from xconv.backend.base_norm import BatchNormAndDropout
 from xconv.backend.base_scratch import ConvScratch
+from xconv.backend.precision import Precision
 from xconv.backend.saved import (
     EVERYTHING,
     Array,
@@ -46,7 +47,7 @@ __all__ = [
 ]
 
 
-class Backend(ConvScratch, Elementwise, BatchNormAndDropout, Gather):
+class Backend(Precision, ConvScratch, Elementwise, BatchNormAndDropout, Gather):
     """Where arrays live and how each operation is computed. `xp` is the array module.
 
     Where an operation needs more scratch memory than `workspace` for a whole batch, it goes through it in parts.
@@ -305,6 +306,7 @@ class Backend(ConvScratch, Elementwise, BatchNormAndDropout, Gather):
         activation: str | None = None,
         groups: int = 1,
         normalized: bool = False,
+        itemsize: int = 4,
     ) -> str:
         """The name of the algorithm that conv2d takes for these, by a fixed rule on them."""
         return "im2col"

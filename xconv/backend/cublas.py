@@ -20,6 +20,13 @@ _PER_THREAD = 2  # cudaStreamPerThread: one name for a stream in each thread
 
 _handle, _int, _pointer = ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p
 _GEMM = [_handle, _int, _int, _int, _int, _int, _pointer, _pointer, _int, _pointer, _int, _pointer, _pointer, _int]
+_FLOAT32, _BFLOAT16 = 0, 14  # cudaDataType_t: CUDA_R_32F, CUDA_R_16BF
+_COMPUTE_32F, _COMPUTE_32F_FAST_TF32 = 68, 77  # cublasComputeType_t
+_DEFAULT_ALGORITHM = -1  # CUBLAS_GEMM_DEFAULT
+_GEMM_EX = [
+    _handle, _int, _int, _int, _int, _int, _pointer, _pointer, _int, _int, _pointer, _int, _int, _pointer, _pointer,
+    _int, _int, _int, _int,
+]  # fmt: skip
 _SCALARS = {  # 0 and 1 on the host, where cuBLAS reads alpha and beta at the call
     "f": (ctypes.c_float(0), ctypes.c_float(1)),
     "d": (ctypes.c_double(0), ctypes.c_double(1)),
@@ -66,6 +73,7 @@ class Cublas:
         self._gemm = {"f": self._lib.cublasSgemm_v2, "d": self._lib.cublasDgemm_v2}
         for function in self._gemm.values():
             function.argtypes = _GEMM
+        self._lib.cublasGemmEx.argtypes = _GEMM_EX
         self._idle: dict[tuple[int, ...], list[_Handle]] = defaultdict(list)
 
     def version(self) -> str:
@@ -75,17 +83,20 @@ class Cublas:
             self._check(self._lib.cublasGetVersion_v2(handle, ctypes.byref(number)), "cublasGetVersion")
         return f"{number.value // 10000}.{number.value % 10000 // 100}.{number.value % 100}"
 
-    def gemm(self, a: Array, b: Array, out: Array, accumulate: bool = False) -> None:
+    def gemm(self, a: Array, b: Array, out: Array, accumulate: bool = False, tf32: bool = False) -> None:
         """out[M,P] = a[M,K] @ b[K,P], added to `out` where `accumulate`; a and b may be transposed views.
 
-        float32 is computed in float32: cuBLAS uses TF32 only where it is asked to. The same shapes on the same device
-        give the same bits.
+        float32 is computed in float32, or in TF32 where asked to; a and b may be bfloat16 (as uint16), out is float32
+        then. The same shapes on the same device give the same bits.
         """
         m, k, p = a.shape[0], a.shape[1], b.shape[1]
         if b.shape[0] != k or out.shape != (m, p):
             raise ShapeError(f"matmul: a[M,K] @ b[K,P] -> [M,P] does not fit. Received: {a.shape} @ {b.shape}")
-        if not a.dtype == b.dtype == out.dtype or a.dtype.char not in self._gemm:
+        narrow = a.dtype.char == "H"
+        if a.dtype != b.dtype or (out.dtype.char != "f" if narrow else out.dtype != a.dtype):
             raise DTypeError(f"matmul: expected two of float32 or of float64. Received: {a.dtype} and {b.dtype}")
+        if out.dtype.char not in self._gemm:
+            raise DTypeError(f"matmul: expected float32 or float64. Received: {a.dtype}")
         if max(m, k, p) > _INT_MAX:
             raise ShapeError(f"matmul: sizes must be <= {_INT_MAX}. Received: {a.shape} @ {b.shape}")
         if m == 0 or p == 0:
@@ -96,14 +107,20 @@ class Cublas:
             return
         a, lda, op_a = self._operand(a)
         b, ldb, op_b = self._operand(b)
-        zero, one = _SCALARS[a.dtype.char]
+        zero, one = _SCALARS[out.dtype.char]
         # cuBLAS counts columns first, so our row-major out is its out', and out' = b' a'.
+        sizes = op_b, op_a, p, m, k
+        alpha, beta = ctypes.addressof(one), ctypes.addressof(one if accumulate else zero)
         with self._handle_for_current_stream() as handle:
-            status = self._gemm[a.dtype.char](
-                handle, op_b, op_a, p, m, k,
-                ctypes.addressof(one), b.data.ptr, ldb, a.data.ptr, lda,
-                ctypes.addressof(one if accumulate else zero), out.data.ptr, p,
-            )  # fmt: skip
+            if narrow or (tf32 and out.dtype.char == "f"):
+                kind = _BFLOAT16 if narrow else _FLOAT32
+                status = self._lib.cublasGemmEx(
+                    handle, *sizes, alpha, b.data.ptr, kind, ldb, a.data.ptr, kind, lda, beta,
+                    out.data.ptr, _FLOAT32, p, _COMPUTE_32F if narrow else _COMPUTE_32F_FAST_TF32, _DEFAULT_ALGORITHM,
+                )  # fmt: skip
+            else:
+                gemm = self._gemm[out.dtype.char]
+                status = gemm(handle, *sizes, alpha, b.data.ptr, ldb, a.data.ptr, lda, beta, out.data.ptr, p)
         self._check(status, f"matmul: {a.shape} @ {b.shape}")
 
     def _operand(self, a: Array) -> tuple[Array, int, int]:

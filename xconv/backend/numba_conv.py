@@ -32,6 +32,7 @@ class NumbaConv(NumbaColumns, NumbaDirect, NumbaWinograd):
         activation: str | None = None,
         groups: int = 1,
         normalized: bool = False,
+        itemsize: int = 4,
     ) -> str:
         out = window_output((x_shape[-2], x_shape[-1]), (w_shape[2], w_shape[3]), stride, pads, dilation)
 

@@ -72,19 +72,19 @@ def _algorithms(model: Network) -> dict[str, str]:
     plan = Plan(model.graph, model.backend, fuse=model.fuse)
     for run in plan.runs:
         first, *others = (str(model.graph.owner(i).name) for i in run.nodes)
-        found.setdefault(first, _algorithm(plan, run))
+        found.setdefault(first, _algorithm(plan, run, model.itemsize))
         found |= {name: f"with {first}" for name in others if name != first}
     return found
 
 
-def _algorithm(plan: Plan, run: Run) -> str:
+def _algorithm(plan: Plan, run: Run, itemsize: int) -> str:
     found = convolution(run.layer)
     if found is None:
         return ""
     (conv, what), image = found, plan.graph.shapes[run.sources[0]]
     weights, pads = conv.param_specs(image)["w"].shape, conv.pads(image)
     return plan.backend.conv_algorithm(
-        (1, *image), weights, conv.strides, pads, conv.dilation_rate, groups=conv.groups, **what
+        (1, *image), weights, conv.strides, pads, conv.dilation_rate, groups=conv.groups, itemsize=itemsize, **what
     )
 
 
