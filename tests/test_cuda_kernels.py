@@ -10,15 +10,17 @@ import pytest
 from xconv.kernels import cuda
 
 from tests import cuda_shim
-from tests.cuda_shim import checks, dropout_checks, gather_checks, layout_checks
 
 if cuda_shim.MISSING:
     if os.environ.get("XCONV_REQUIRE_CUDA_TOOLS") == "1":
         raise RuntimeError(f"XCONV_REQUIRE_CUDA_TOOLS=1, and {cuda_shim.MISSING}")
     pytest.skip(f"CUDA kernels on the CPU: {cuda_shim.MISSING}", allow_module_level=True)
 
-CHECKS = checks.CHECKS | dropout_checks.CHECKS | gather_checks.CHECKS | layout_checks.CHECKS
 FILES = sorted(path.stem for path in cuda.FOLDER.glob("*.cu"))
+CHECKS = cuda_shim.all_checks()
+ORDERS = (0, 1, 2, 3)  # of a block's threads: first to last, last to first, and two that are shuffled
+BARRIER = "__syncthreads();"
+WITH_BARRIERS = [file for file in FILES if BARRIER in cuda.source(file)]
 
 
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
@@ -26,6 +28,14 @@ FILES = sorted(path.stem for path in cuda.FOLDER.glob("*.cu"))
 def test_kernel_equals_naive_loops(name, dtype):
     file, check = CHECKS[name]
     check(cuda_shim.module(file), cuda.source(file), dtype, name)
+
+
+@pytest.mark.parametrize("order", ORDERS[1:])
+@pytest.mark.parametrize("name", CHECKS)
+def test_the_order_of_threads_does_not_matter(name, order):
+    file, check = CHECKS[name]
+    with cuda_shim.threads_in_order(order):
+        check(cuda_shim.module(file), cuda.source(file), "f4", name)
 
 
 def test_every_kernel_has_a_check():
@@ -43,7 +53,16 @@ BROKEN = [  # file, kernel, what is changed, into what
     ("pool", "avg_pool", "w >= 0 && w < s.w", "w >= 0"),  # reads past the row
     ("columns", "col2im", "y / s.sy >= s.oh", "y / s.sy > s.oh"),  # reads past the columns
     ("columns", "im2col", "h >= 0 && h < s.h", "h >= 0"),
-    ("reduce", "row_sums", "        __syncthreads();\n        if (me < half)", "        if (me < half)"),
+    ("columns", "im2col", "m * s.by_place + c", "m * s.by_place + 1 + c"),  # writes one too far
+    ("elementwise", "add_bias", "bias[i % o]", "bias[i % o + 1]"),
+    ("reduce", "row_sums", "(length + gridDim.y - 1) / gridDim.y", "length / gridDim.y"),  # leaves the last ones out
+    ("gather", "gather", "row >= n", "row > n"),
+    ("norm", "batch_norm", "k < last", "k <= last"),  # an image of the next part
+    ("norm", "batch_norm_inference", "channels || p >= end", "channels || p > end"),  # an entry of the next plane
+    ("norm", "batch_norm_moments", "T(k) < some.count", "T(k) <= some.count"),
+    ("norm", "batch_norm_moments", "apart * apart * a.count * share", "T(0)"),  # parts that lie apart
+    ("norm", "batch_norm_gradients", "place * channels + c) * 2", "place * channels + c + 1) * 2"),
+    ("norm", "batch_norm_backward", "sums.gamma * inverse * inverse", "sums.gamma * inverse"),
     (
         "softmax",
         "softmax_cross_entropy",
@@ -69,6 +88,48 @@ def test_broken_kernel_is_caught(file, name, old, new):
     broken = cuda_shim.Module(source.replace(old, new))  # it compiles
     with pytest.raises((AssertionError, RuntimeError)):
         CHECKS[name][1](broken, source, "f4", name)
+
+
+def is_caught(module, name, orders=ORDERS):
+    """Whether the kernel's check fails in one of these orders."""
+    file, check = CHECKS[name]
+    for order in orders:
+        with cuda_shim.threads_in_order(order):
+            try:
+                check(module, cuda.source(file), "f4", name)
+            except (AssertionError, RuntimeError):
+                return True
+    return False
+
+
+def kernels_with_barriers(file):
+    """Those of a file whose check comes to a barrier."""
+    module, found = cuda_shim.module(file), []
+    for name in (name for name in CHECKS if CHECKS[name][0] == file):
+        before = module.barriers()
+        CHECKS[name][1](module, cuda.source(file), "f4", name)
+        found += [name] * (module.barriers() > before)
+    return found
+
+
+@pytest.mark.parametrize("file", WITH_BARRIERS)
+def test_each_removed_barrier_is_caught(file):
+    """All of them in each kernel, and each of them in one."""
+    source, names = cuda.source(file), kernels_with_barriers(file)
+    without = cuda_shim.Module(source.replace(BARRIER, ""))
+    assert names and [name for name in names if not is_caught(without, name)] == []
+    places = [match.start() for match in re.finditer(re.escape(BARRIER), source)]
+    for place in places:
+        without = cuda_shim.Module(source[:place] + source[place + len(BARRIER) :])
+        line = source[:place].count("\n") + 1
+        assert any(is_caught(without, name) for name in names), f"the barrier in line {line} may be removed"
+
+
+def test_one_order_would_not_be_enough():
+    """Last to first, a tree without barriers reads what has been written already; first to last, it does not."""
+    without = cuda_shim.Module(cuda.source("reduce").replace(BARRIER, ""))
+    assert is_caught(without, "row_sums", [0])
+    assert not is_caught(cuda_shim.module("reduce"), "row_sums")
 
 
 def test_no_atomics_and_no_includes():

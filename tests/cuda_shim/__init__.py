@@ -5,11 +5,14 @@ from __future__ import annotations
 import ctypes
 import getpass
 import hashlib
+import importlib
 import os
 import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,8 +21,25 @@ import numpy as np
 
 HEADER = Path(__file__).with_name("cuda_shim.h")
 COMPILER = shutil.which("g++") or ""
+SANITIZED = "XCONV_SANITIZE" in os.environ  # see sanitized.py
 MISSING = "" if COMPILER else "g++ is not installed"
 FLAGS = ("-std=c++17", "-O2", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas")
+
+SANITIZE = ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all") if SANITIZED else ()
+
+_order = 0  # in which a block's threads run: see cuda_shim.h
+
+
+@contextmanager
+def threads_in_order(order: int) -> Iterator[None]:
+    """What is launched inside runs its threads first to last (0), last to first (1) or shuffled by that seed."""
+    global _order
+    before, _order = _order, order
+    try:
+        yield
+    finally:
+        _order = before
+
 
 _KERNEL = re.compile(r'extern "C" __global__ void (\w+?)(##suffix)?\(')
 
@@ -30,6 +50,12 @@ def kernel_names(source: str) -> list[str]:
         [COMPILER, "-E", "-P", "-x", "c++", "-"], input=source, capture_output=True, text=True, check=True
     ).stdout
     return [match[1] for match in _KERNEL.finditer(expanded)]
+
+
+def all_checks() -> dict[str, tuple[str, Any]]:
+    """kernel -> (its file, its check), from every module of checks beside this one."""
+    modules = [importlib.import_module(f"{__name__}.{path.stem}") for path in sorted(HEADER.parent.glob("*checks.py"))]
+    return {kernel: found for module in modules for kernel, found in module.CHECKS.items()}
 
 
 def built(text: str, *flags: str) -> Path:
@@ -59,7 +85,8 @@ def compiled(source: str) -> ctypes.PyDLL:
         text += f'extern "C" const char* signature_{name}() {{ return shim::signature({name}); }}\n'
         text += f'extern "C" int launch_{name}(const unsigned* dims, void** args)\n'
         text += f"{{ return shim_launch({name}, dims, args); }}\n"
-    return ctypes.PyDLL(str(built(text, *(["-DSHIM_FIBERS"] if "__syncthreads" in source else []))))
+    flags = ["-DSHIM_FIBERS"] if "__syncthreads" in source else []
+    return ctypes.PyDLL(str(built(text, *flags, *SANITIZE)))
 
 
 class Kernel:
@@ -88,10 +115,11 @@ class Kernel:
         sizes = (*grid, 1, 1)[:3] + (*block, 1, 1)[:3]
         if min(sizes) < 1 or np.prod(sizes[3:]) > 1024 or sizes[0] > 2**31 - 1 or max(sizes[1:3]) > 65535:
             raise RuntimeError(f"CUDA_ERROR_INVALID_VALUE: {self.name}: grid {grid}, block {block}")
-        dims = (ctypes.c_uint * 6)(*sizes)
+        dims = (ctypes.c_uint * 7)(*sizes)
 
         def launch() -> None:
             assert values  # the pointers lead here
+            dims[6] = _order
             if self._launch(dims, pointers):
                 raise RuntimeError(f"{self.name}: only some threads of a block reached __syncthreads")
 
@@ -126,6 +154,12 @@ class Module:
     def __init__(self, source: str) -> None:
         self._library = compiled(source)
         self._kernels: dict[str, Kernel] = {}
+
+    def barriers(self) -> int:
+        """How often a thread has come to a barrier."""
+        count = self._library.shim_barriers
+        count.restype = ctypes.c_ulonglong
+        return int(count())
 
     def get_function(self, name: str) -> Kernel:
         """The kernel of that name."""

@@ -3,6 +3,9 @@
 // A block's threads run one after another. Where the source uses __syncthreads (SHIM_FIBERS is defined then) each
 // thread is a fiber with a stack of its own, and all of them stop at each barrier before any goes on. A barrier that
 // only some threads reach is an error, as it is undefined on a device.
+//
+// In which order: 0 first to last, 1 last to first, else shuffled anew after each barrier, by that seed. A device keeps
+// no order, so that a missing barrier shows in one of them. Blocks run first to last, or for odd numbers last to first.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -10,9 +13,9 @@
 #include <string>
 #include <type_traits>
 #include <utility>
+#include <vector>
 #ifdef SHIM_FIBERS
 #include <ucontext.h>
-#include <vector>
 #endif
 
 #define __global__
@@ -20,7 +23,7 @@
 #define __host__
 #define __shared__ static  // one block runs at a time
 
-using std::exp, std::log, std::pow, std::sqrt;
+using std::exp, std::fma, std::log, std::pow, std::sqrt;
 
 struct dim3 {
     unsigned x, y, z;
@@ -56,20 +59,36 @@ template <typename... A> const char* signature(void (*)(A...))
     return text.c_str();
 }
 
-template <typename F> void each_thread(F run)
+static unsigned order;       // see above
+static std::uint64_t drawn;  // a linear congruential generator (Knuth's MMIX): the same shuffles in every run
+static std::vector<size_t> queue;
+
+// The threads of a block, 0..count-1, in the order in which they run now.
+inline const std::vector<size_t>& queued(size_t count)
 {
-    for (unsigned z = 0; z < blockDim.z; ++z)
-        for (unsigned y = 0; y < blockDim.y; ++y)
-            for (unsigned x = 0; x < blockDim.x; ++x) run(dim3{x, y, z});
+    if (queue.size() != count) queue.resize(count);
+    for (size_t i = 0; i < count; ++i) queue[i] = order == 1 ? count - 1 - i : i;
+    for (size_t i = count; order > 1 && i > 1; --i) {
+        drawn = drawn * 6364136223846793005u + 1442695040888963407u;
+        std::swap(queue[i - 1], queue[(drawn >> 33) % i]);
+    }
+    return queue;
+}
+
+inline dim3 thread_of(size_t i)
+{
+    const unsigned at = static_cast<unsigned>(i);
+    return {at % blockDim.x, at / blockDim.x % blockDim.y, at / blockDim.x / blockDim.y};
 }
 
 #ifdef SHIM_FIBERS
 struct Fiber {
     ucontext_t context;
-    std::vector<char> stack = std::vector<char>(32768);
+    std::vector<char> stack = std::vector<char>(65536);
     dim3 thread;
     bool done;
 };
+static unsigned long long barriers;  // that threads have come to
 static ucontext_t scheduler;
 static std::vector<Fiber> fibers;
 static Fiber* running;
@@ -89,20 +108,19 @@ template <typename F> int block(F run)
     argument = &run;
     const size_t count = size_t(blockDim.x) * blockDim.y * blockDim.z;
     if (fibers.size() < count) fibers.resize(count);
-    size_t i = 0;
-    each_thread([&](dim3 thread) {
-        Fiber& fiber = fibers[i++];
+    for (size_t i = 0; i < count; ++i) {
+        Fiber& fiber = fibers[i];
         getcontext(&fiber.context);
         fiber.context.uc_stack.ss_sp = fiber.stack.data();
         fiber.context.uc_stack.ss_size = fiber.stack.size();
         fiber.context.uc_link = &scheduler;
-        fiber.thread = thread;
+        fiber.thread = thread_of(i);
         fiber.done = false;
         makecontext(&fiber.context, start, 0);
-    });
+    }
     for (;;) {
         size_t ended = 0;
-        for (i = 0; i < count; ++i) {
+        for (const size_t i : queued(count)) {
             running = &fibers[i];
             threadIdx = running->thread;
             swapcontext(&scheduler, &running->context);
@@ -115,10 +133,10 @@ template <typename F> int block(F run)
 #else
 template <typename F> int block(F run)
 {
-    each_thread([&](dim3 thread) {
-        threadIdx = thread;
+    for (const size_t i : queued(size_t(blockDim.x) * blockDim.y * blockDim.z)) {
+        threadIdx = thread_of(i);
         run();
-    });
+    }
     return 0;
 }
 #endif
@@ -128,19 +146,26 @@ int launch(void (*kernel)(A...), const unsigned* dims, void** args, std::index_s
 {
     gridDim = {dims[0], dims[1], dims[2]};
     blockDim = {dims[3], dims[4], dims[5]};
-    for (unsigned z = 0; z < gridDim.z; ++z)
-        for (unsigned y = 0; y < gridDim.y; ++y)
-            for (unsigned x = 0; x < gridDim.x; ++x) {
-                blockIdx = {x, y, z};
-                if (block([&] { kernel(*static_cast<A*>(args[I])...); })) return 1;
-            }
+    drawn = order = dims[6];
+    const std::uint64_t blocks = std::uint64_t(dims[0]) * dims[1] * dims[2];
+    for (std::uint64_t i = 0; i < blocks; ++i) {
+        const std::uint64_t at = order % 2 ? blocks - 1 - i : i;
+        blockIdx = {unsigned(at % dims[0]), unsigned(at / dims[0] % dims[1]), unsigned(at / dims[0] / dims[1])};
+        if (block([&] { kernel(*static_cast<A*>(args[I])...); })) return 1;
+    }
     return 0;
 }
 
 }  // namespace shim
 
 #ifdef SHIM_FIBERS
-inline void __syncthreads() { swapcontext(&shim::running->context, &shim::scheduler); threadIdx = shim::running->thread; }
+inline void __syncthreads()
+{
+    ++shim::barriers;
+    swapcontext(&shim::running->context, &shim::scheduler);
+    threadIdx = shim::running->thread;
+}
+extern "C" unsigned long long shim_barriers() { return shim::barriers; }
 #endif
 
 template <typename... A> int shim_launch(void (*kernel)(A...), const unsigned* dims, void** args)

@@ -13,11 +13,12 @@ from xconv.backend.base import Array
 from xconv.backend.cuda_kernels import BLOCK, MOST_BLOCKS
 from xconv.backend.cupy_conv import CupyConv
 from xconv.backend.cupy_gather import CupyGather
+from xconv.backend.cupy_norm import CupyNorm
 from xconv.errors import BackendError, DTypeError, described
 from xconv.shapes import same_shape
 
 
-class CupyBackend(CupyConv, CupyGather):
+class CupyBackend(CupyConv, CupyNorm, CupyGather):
     """NVIDIA GPUs. Raises BackendError, with reason and fix, where it cannot run."""
 
     # ------------------------------------------------------------------ elementwise and loss
