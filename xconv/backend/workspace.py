@@ -15,6 +15,7 @@ from xconv.errors import ConfigError
 
 DEFAULT = 256 * 10**6  # bytes
 LEAST = 10**6
+SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", re.ASCII)
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
@@ -23,7 +24,7 @@ def workspace_bytes() -> int:
     asked = os.environ.get("XCONV_WORKSPACE")
     if not asked:
         return DEFAULT
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", asked.lower(), re.ASCII)
+    found = SIZE.fullmatch(asked.lower())
     if found is None or found[2] not in UNITS:
         raise ConfigError(
             "XCONV_WORKSPACE must be a number of bytes, or a number with one of the units KB, MB, GB, KiB, MiB and "
