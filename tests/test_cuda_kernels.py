@@ -51,7 +51,7 @@ BROKEN = [  # file, kernel, what is changed, into what
     ("pool", "max_pool", "&& best == best", ""),  # the last NaN wins
     ("pool", "max_pool_backward", "/ stride + 1", "/ stride"),  # a window too many
     ("pool", "avg_pool", "w >= 0 && w < s.w", "w >= 0"),  # reads past the row
-    ("columns", "col2im", "y / s.sy >= s.oh", "y / s.sy > s.oh"),  # reads past the columns
+    ("columns", "col2im", "oy >= s.oh", "oy > s.oh"),  # reads past the columns
     ("columns", "im2col", "h >= 0 && h < s.h", "h >= 0"),
     ("columns", "im2col", "m * s.by_place + c", "m * s.by_place + 1 + c"),  # writes one too far
     ("elementwise", "add_bias", "bias[i % o]", "bias[i % o + 1]"),

@@ -7,7 +7,7 @@
 // col(m, k) is stored at col[m*by_place + k*by_tap]. The pair (K, 1) gives the book's matrix [M, K]; (1, M) gives
 // its transpose [K, M], in which neighbouring threads touch neighbouring addresses: the convolution uses that.
 
-using i64 = long long;  // products of sizes pass 2^31
+#include "common.cuh"
 
 struct Window {
     i64 n, c, h, w;          // input
@@ -16,9 +16,6 @@ struct Window {
     i64 top, left, dy, dx;   // padding before, dilation
     i64 by_place, by_tap;    // strides of col
 };
-
-__device__ inline i64 first() { return static_cast<i64>(blockIdx.x) * blockDim.x + threadIdx.x; }
-__device__ inline i64 step() { return static_cast<i64>(gridDim.x) * blockDim.x; }
 
 // x[N,C,H,W] -> col. A thread copies one channel of one window.
 template <typename T>
@@ -41,6 +38,9 @@ __device__ void im2col(const T* __restrict__ x, T* __restrict__ col, const Windo
     }
 }
 
+// Division takes far longer than anything else here, and most strides are 1.
+__device__ inline i64 over(i64 at, i64 stride) { return stride == 1 ? at : at / stride; }
+
 // col -> x[N,C,H,W], overlaps summed. A thread gathers every tap that saw its pixel, in a fixed order: no atomics.
 template <typename T>
 __device__ void col2im(const T* __restrict__ col, T* __restrict__ x, const Window s)
@@ -49,12 +49,12 @@ __device__ void col2im(const T* __restrict__ col, T* __restrict__ x, const Windo
         const i64 w = i % s.w, h = i / s.w % s.h, c = i / (s.w * s.h) % s.c, n = i / (s.w * s.h * s.c);
         T sum = 0;
         for (i64 ky = 0; ky < s.kh; ++ky) {
-            const i64 y = h + s.top - ky * s.dy;  // = oy*SY for the window that has (h, w) under this tap
-            if (y < 0 || y % s.sy != 0 || y / s.sy >= s.oh) continue;
+            const i64 y = h + s.top - ky * s.dy, oy = over(y, s.sy);  // the window with (h, w) under this tap: y = oy*SY
+            if (y < 0 || oy * s.sy != y || oy >= s.oh) continue;
             for (i64 kx = 0; kx < s.kw; ++kx) {
-                const i64 z = w + s.left - kx * s.dx;
-                if (z < 0 || z % s.sx != 0 || z / s.sx >= s.ow) continue;
-                const i64 m = (n * s.oh + y / s.sy) * s.ow + z / s.sx;
+                const i64 z = w + s.left - kx * s.dx, ox = over(z, s.sx);
+                if (z < 0 || ox * s.sx != z || ox >= s.ow) continue;
+                const i64 m = (n * s.oh + oy) * s.ow + ox;
                 const i64 k = (c * s.kh + ky) * s.kw + kx;
                 sum += col[m * s.by_place + k * s.by_tap];
             }

@@ -6,7 +6,9 @@ using i64 = long long;  // products of sizes pass 2^31
 __device__ inline i64 first() { return static_cast<i64>(blockIdx.x) * blockDim.x + threadIdx.x; }
 __device__ inline i64 step() { return static_cast<i64>(gridDim.x) * blockDim.x; }
 
-// NVRTC has no INFINITY and no NAN.
+__device__ inline i64 least(i64 a, i64 b) { return a < b ? a : b; }
+
+// NVRTC has no INFINITY.
 template <typename T> __device__ T minus_infinity();
 template <> __device__ inline float minus_infinity() { return __int_as_float(static_cast<int>(0xff800000u)); }
 template <> __device__ inline double minus_infinity()

@@ -4,13 +4,10 @@
 // words and a counter of four into four random words. Entry i of the mask takes the 32-bit half i % 2, the low half
 // first, of word i / 2, as xconv.streams.mask_words does on the host: the same bits on every backend.
 
-using i64 = long long;  // products of sizes pass 2^31
+#include "common.cuh"
 using u64 = unsigned long long;
 
 constexpr int ENTRIES = 8;  // of one block of four words
-
-__device__ inline i64 first() { return static_cast<i64>(blockIdx.x) * blockDim.x + threadIdx.x; }
-__device__ inline i64 step() { return static_cast<i64>(gridDim.x) * blockDim.x; }
 
 struct Words {
     u64 v[4];

@@ -3,17 +3,7 @@
 // The product W[F,K] col[K, N*P] (P = OH*OW) lies as [F,N,P]; the network's maps are [N,F,P]. Only whole planes
 // of P move, so reads and writes both run along memory, and the bias and the ReLU ride along for nothing.
 
-using i64 = long long;  // products of sizes pass 2^31
-
-__device__ inline i64 first() { return static_cast<i64>(blockIdx.x) * blockDim.x + threadIdx.x; }
-__device__ inline i64 step() { return static_cast<i64>(gridDim.x) * blockDim.x; }
-
-// max(x, 0) that keeps NaN.
-template <typename T>
-__device__ inline T positive_part(T x)
-{
-    return x < T(0) ? T(0) : x;
-}
+#include "common.cuh"
 
 // product[F,N,P], bias[F] -> y[N,F,P] = product + bias, after a ReLU where `relu` is not 0.
 template <typename T>

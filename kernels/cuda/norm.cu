@@ -56,7 +56,6 @@ __device__ V over_channel(const V& value, V* shared)
 }
 
 __device__ inline i64 channel() { return static_cast<i64>(blockIdx.x) * blockDim.y + threadIdx.y; }
-__device__ inline i64 least(i64 a, i64 b) { return a < b ? a : b; }
 
 // This thread's entries of its block's part, as line(at, end, stride): at, at + stride, ... below end.
 template <typename F>

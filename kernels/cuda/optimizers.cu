@@ -3,10 +3,7 @@
 // p parameters, g gradients, the rest state, all [size]. hyper = [learning rate, steps done with this one] is read
 // on the device, so that a recorded step sees both change. Settings that never change come as doubles.
 
-using i64 = long long;  // products of sizes pass 2^31
-
-__device__ inline i64 first() { return static_cast<i64>(blockIdx.x) * blockDim.x + threadIdx.x; }
-__device__ inline i64 step() { return static_cast<i64>(gridDim.x) * blockDim.x; }
+#include "common.cuh"
 
 // p -= lr g
 template <typename T>
@@ -61,8 +58,13 @@ template <typename T>
 __device__ void adam(T* __restrict__ p, const T* __restrict__ g, T* __restrict__ m, T* __restrict__ v,
                      const double* __restrict__ hyper, double beta1, double beta2, double eps, double wd, i64 size)
 {
-    const double t = hyper[1];
-    const T rate = static_cast<T>(hyper[0] * sqrt(1.0 - pow(beta2, t)) / (1.0 - pow(beta1, t)));
+    __shared__ T shared;
+    if (threadIdx.x == 0) {  // two powers in double cost more than a thread's share of the rest
+        const double t = hyper[1];
+        shared = static_cast<T>(hyper[0] * sqrt(1.0 - pow(beta2, t)) / (1.0 - pow(beta1, t)));
+    }
+    __syncthreads();
+    const T rate = shared;
     const T take1 = static_cast<T>(1.0 - beta1), take2 = static_cast<T>(1.0 - beta2);
     const T guard = static_cast<T>(eps), decay = static_cast<T>(hyper[0] * wd);
     for (i64 i = first(); i < size; i += step()) {

@@ -5,7 +5,7 @@
 // The large map x (and dx) of image n and channel c starts at n*image + c*channel. For x[N,C,H,W] that is
 // (C*H*W, H*W); for the [C, N*H*W] which a convolution's matrix product gives it is (H*W, N*H*W).
 
-using i64 = long long;  // products of sizes pass 2^31
+#include "common.cuh"
 
 struct Pool {
     i64 n, c, h, w;       // the large map
@@ -15,21 +15,10 @@ struct Pool {
     i64 image, channel;   // strides of the large map
 };
 
-__device__ inline i64 first() { return static_cast<i64>(blockIdx.x) * blockDim.x + threadIdx.x; }
-__device__ inline i64 step() { return static_cast<i64>(gridDim.x) * blockDim.x; }
-__device__ inline i64 least(i64 a, i64 b) { return a < b ? a : b; }
-
 // The first of the outputs along one axis whose window holds `at` (counted from the padding's edge).
 __device__ inline i64 first_window(i64 at, i64 kernel, i64 stride)
 {
     return at < kernel ? 0 : (at - kernel) / stride + 1;
-}
-
-template <typename T> __device__ T minus_infinity();
-template <> __device__ inline float minus_infinity() { return __int_as_float(static_cast<int>(0xff800000u)); }
-template <> __device__ inline double minus_infinity()
-{
-    return __longlong_as_double(static_cast<long long>(0xfff0000000000000ull));
 }
 
 // x -> y[N,C,OH,OW] and argmax. The first maximum wins, the first NaN wins over everything, padding is -inf.
@@ -52,7 +41,7 @@ __device__ void max_pool(const T* __restrict__ x, const T* __restrict__ bias, T*
                 T value = map[h * s.w + w];
                 if (bias) {
                     value += bias[c];
-                    value = value < T(0) ? T(0) : value;
+                    value = positive_part(value);
                 }
                 if (where < 0 || (!(value <= best) && best == best)) {  // a NaN is not <= best, and then best != best
                     best = value;

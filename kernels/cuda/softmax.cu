@@ -4,16 +4,9 @@
 //   dlogits_nk = (softmax(z_n)_k - [k == label_n]) / N
 //   loss       = sum_n loss_n / N
 
-using i64 = long long;  // products of sizes pass 2^31
+#include "common.cuh"
 
 constexpr int MOST = 256;  // threads in a block, a power of two
-
-template <typename T> __device__ T minus_infinity();
-template <> __device__ inline float minus_infinity() { return __int_as_float(static_cast<int>(0xff800000u)); }
-template <> __device__ inline double minus_infinity()
-{
-    return __longlong_as_double(static_cast<long long>(0xfff0000000000000ull));
-}
 
 struct Sum {
     template <typename T> __device__ T operator()(T a, T b) const { return a + b; }

@@ -291,10 +291,10 @@ def check_row_sums(module, source, dtype, name):
 
 
 def check_column_sums(module, source, dtype, name):
-    for n, o in [(1, 1), (9, 10), (100, 33), (3, 64)]:
+    for (n, o), lanes in itertools.product([(1, 1), (9, 10), (100, 33), (3, 64)], (1, 8, 32)):
         guarded, x = Guarded(), draw(18, n, o, dtype=dtype)
         out = guarded.empty((o,), dtype)
-        module.get_function(f"{name}_{NAME[dtype]}")((-(-o // 32),), (32, 8), (guarded(x), out, n, o))
+        module.get_function(f"{name}_{NAME[dtype]}")((-(-o // 32),), (32, lanes), (guarded(x), out, n, o))
         guarded.check()
         near(out, [math.fsum(x[:, j]) for j in range(o)], dtype)
 

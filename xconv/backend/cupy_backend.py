@@ -17,6 +17,8 @@ from xconv.backend.cupy_norm import CupyNorm
 from xconv.errors import BackendError, DTypeError, described
 from xconv.shapes import same_shape
 
+UPDATE_BLOCKS = 1 << 11  # of an optimizer: they fill a device, and each works out its rate but once
+
 
 class CupyBackend(CupyConv, CupyNorm, CupyGather):
     """NVIDIA GPUs. Raises BackendError, with reason and fix, where it cannot run."""
@@ -103,4 +105,5 @@ class CupyBackend(CupyConv, CupyNorm, CupyGather):
             if not array.flags.c_contiguous:
                 raise BackendError(f"{name}: an array updated in place must be C-contiguous. {described(array)}")
         args = (p, self._flat(g), *state, hyper, *settings, p.size)
-        self._kernels.each("optimizers", f"{name}_{suffix}", p.size, *args)
+        blocks = (min(-(-p.size // BLOCK), UPDATE_BLOCKS),)
+        self._kernels.blocks("optimizers", f"{name}_{suffix}", blocks, (BLOCK,), *args)

@@ -54,6 +54,7 @@ class CupyProducts(CupyArrays):
         """x[R,L] -> [L]."""
         rows, columns = x.shape
         sums = self.empty((columns,), x.dtype)
-        blocks = (-(-columns // 32),)  # column_sums takes 32 columns a block, by 8 lanes
-        self._kernels.blocks("reduce", f"column_sums_{suffix}", blocks, (32, 8), self._flat(x), sums, rows, columns)
+        blocks, lanes = (-(-columns // 32),), min(32, 1 << max(0, rows - 1).bit_length())  # 32 columns a block
+        args = (self._flat(x), sums, rows, columns)
+        self._kernels.blocks("reduce", f"column_sums_{suffix}", blocks, (32, lanes), *args)
         return sums
