@@ -1,4 +1,4 @@
-"""Convolutions on Numba whose arrays end, or begin, at pages that may not be touched: a program of its own.
+"""Layers on Numba whose arrays end, or begin, at pages that may not be touched: a program of its own.
 
 Compiled code does not check its indices, and what it reads beyond an array is mostly somebody else's and harmless. Here
 the processor ends the program at once; the last line printed is what ran. `python -m tests.guarded end|start`.
@@ -67,6 +67,15 @@ def main(end: bool) -> None:
     here = Numpy(end)
     numba_direct.np = here
     rng = np.random.default_rng(0)
+    for n, k, o in [(2, 257, 17), (130, 300, 33), (5, 320, 64)]:
+        for dtype in ("float32", "float64"):
+            print("dense", n, k, o, dtype, flush=True)
+            backend = Forced("direct", 3)
+            backend.empty = here.empty  # type: ignore[method-assign]
+            x, w, b, dy = (here.copy(rng.standard_normal(s).astype(dtype)) for s in ((n, k), (k, o), (o,), (n, o)))
+            x[x < 0], dy[dy < 0] = 0, 0
+            results = backend.dense(x, w, b), *backend.dense_backward(dy, x, w, Need(dw=here.empty(w.shape, dtype)))
+            assert all(np.isfinite(result).all() for result in results)
     for algorithm, images, channels, filters, side, kernel, pool in [
         *[("winograd", n, 16, f, s, 3, 1) for n in (1, 2, 7) for f in (16, 48) for s in (1, 2, 4, 6, 17)],
         *[("direct", n, c, f, 7, 3, p) for n in (1, 5) for c in (1, 3, 17) for f in (1, 17, 40) for p in (1, 2, 3)],

@@ -32,8 +32,23 @@ def _collect(dy, d0, chosen, c0, windows, q0, taps, t0, where, i, values, j, cou
 
 
 @numba.njit
-def _add_products(acc, a, x, x0, where, i, values, j, chunks, c, count, many, size):
-    sparse.add_products(acc, a, x, x0, where, i, values, j, chunks, c, count, many, size)
+def _add_products(acc, a, x, x0, where, i, values, j, chunks, c, count, many, size, add):
+    sparse.add_products(acc, a, x, x0, where, i, values, j, chunks, c, count, many, size, add)
+
+
+@numba.njit
+def _nonzero(x, x0, where, i, values, j, step, count, every):
+    return sparse.nonzero(x, x0, where, i, values, j, step, count, every)
+
+
+@numba.njit
+def _copy(x, x0, y, y0, count):
+    vectors.copy(x, x0, y, y0, count)
+
+
+@numba.njit
+def _lanes_of(a):
+    return vectors.lanes_of(a)
 
 
 @numba.njit
@@ -247,6 +262,37 @@ def test_a_nan_flows_and_a_zero_does_not(dtype):
     assert where[:2].tolist() == [0, 3] and np.isnan(values[0]) and values[1] == 5
 
 
+@pytest.mark.parametrize("every", [False, True])
+def test_nonzero(dtype, every):
+    """Of x[x0 + p], p < count, those that are not 0, or all of them where `every`, with p step."""
+    lanes, (x0, i, j), step = vectors.lanes(dtype), (1, 2, 3), 7
+    for count in (0, 1, lanes - 1, lanes, lanes + 1, 3 * lanes + 5):
+        rng = np.random.default_rng(count)
+        x = np.full(x0 + count + 5, GUARD, dtype)
+        x[x0 : x0 + count] = rng.choice([np.nan, np.inf, 0.0, -0.0, 0.0, *rng.standard_normal(4)], count)
+        where, values = np.full(i + count + lanes + 3, MARK, np.int32), np.full(j + count + lanes + 3, GUARD, dtype)
+        chosen = [p for p in range(count) if every or x[x0 + p] != 0]
+        got = _nonzero(x, x0, where, i, values, j, step, count, every)
+        assert got == len(chosen)
+        same(where[i : i + got], np.array([p * step for p in chosen], np.int32))
+        same(values[j : j + got], x[[x0 + p for p in chosen]])
+        assert (where[:i] == MARK).all() and (where[i + count + lanes :] == MARK).all()
+        assert (values[:j] == GUARD).all() and (values[j + count + lanes :] == GUARD).all()
+
+
+def test_copy_fills_the_last_vector_with_zeros(dtype):
+    lanes = vectors.lanes(dtype)
+    assert _lanes_of(np.zeros(1, dtype)) == lanes
+    for count in (0, 1, lanes - 1, lanes, lanes + 1, 3 * lanes + 5):
+        x, whole = normal(count, 2 + count + 3, dtype), -(-count // lanes) * lanes
+        y = np.full(1 + whole + 3, GUARD, dtype)
+        expected = y.copy()
+        expected[1 : 1 + whole] = 0
+        expected[1 : 1 + count] = x[2 : 2 + count]
+        _copy(x, 2, y, 1, count)
+        same(y, expected, f"{count}")
+
+
 # ---------------------------------------------------------------------- products with what was collected
 
 
@@ -260,10 +306,11 @@ def _products(dtype, many, size, count):
     return lanes, normal(many, 4 + 200 + 41 * lanes, dtype), where, values, chunks
 
 
+@pytest.mark.parametrize("add", [True, False])
 @pytest.mark.parametrize("size", [vectors.BYTES, vectors.BYTES // 2])
 @pytest.mark.parametrize("many", range(1, sparse.MOST + 1))
-def test_add_products(dtype, many, size):
-    """acc[a + v lanes + l] += sum over m < count of values[j + m] * x[x0 + where[i + m] + chunks[c + v] + l]."""
+def test_add_products(dtype, many, size, add):
+    """acc[a + v lanes + l] = (itself where `add`) + sum over m < count of values[j + m] * x[x0 + where[i + m] + ..]."""
     for count in (0, 1, 2, 23):
         lanes, x, where, values, chunks = _products(dtype, many, size, count)
         acc = np.full(1 + many * lanes + 3, GUARD, dtype)
@@ -273,8 +320,8 @@ def test_add_products(dtype, many, size):
             for k in range(lanes):
                 at = 4 + chunks[1 + v] + k
                 products = [float(values[3 + m]) * float(x[at + where[2 + m]]) for m in range(count)]
-                expected[1 + v * lanes + k] = before[v * lanes + k] + sum(products)
-        _add_products(acc, 1, x, 4, where, 2, values, 3, chunks, 1, count, many, size)
+                expected[1 + v * lanes + k] = before[v * lanes + k] * add + sum(products)
+        _add_products(acc, 1, x, 4, where, 2, values, 3, chunks, 1, count, many, size, add)
         near(acc, expected, dtype)
 
 
@@ -306,9 +353,9 @@ def test_products_keep_nan_and_infinity(dtype, size):
     where, chunks, values = np.array([0, 1], np.int32), np.zeros(1, np.int64), np.array([1.0, np.nan], dtype)
     x, w, acc = np.ones(2 * lanes, dtype), np.ones(lanes, dtype), np.zeros(lanes, dtype)
     x[0] = np.inf
-    _add_products(acc, 0, x, 0, where, 0, values, 0, chunks, 0, 1, 1, size)
+    _add_products(acc, 0, x, 0, where, 0, values, 0, chunks, 0, 1, 1, size, True)
     assert acc[0] == np.inf and (acc[1:] == 1).all()
-    _add_products(acc, 0, x, 0, where, 0, values, 0, chunks, 0, 2, 1, size)
+    _add_products(acc, 0, x, 0, where, 0, values, 0, chunks, 0, 2, 1, size, False)
     assert np.isnan(acc).all()
     _spread_products(x, 0, where, 0, values, 0, chunks, 0, w, 0, 2, 1, size)
     assert x[0] == np.inf and np.isnan(x[1 : lanes + 1]).all() and (x[lanes + 1 :] == 1).all()

@@ -34,7 +34,7 @@ def status(key):
 small = xconv.Sequential(
     [Conv2D(3, 3, padding="same", activation="relu"), MaxPool2D(2), Conv2D(9, 3), BatchNormalization(), ReLU(),
      Conv2D(8, 3, activation="relu"), Conv2D(8, 3, padding="same"), MaxPool2D(2), Dropout(0.2), Flatten(),
-     Dense(7, activation="relu"), Dense(10, activation="softmax")],
+     Dense(300, activation="relu"), Dense(20, activation="relu"), Dense(10, activation="softmax")],
     input_shape=(20, 20, 3), backend=backend,
 )
 for rule in ("adam", "rmsprop"):

@@ -36,7 +36,7 @@ class Parameters(MutableMapping[str, Array]):
             size += -(-math.prod(shape) // _ALIGN) * _ALIGN
         # The gaps stay zero in parameters and gradients alike, so a pass over everything leaves them zero.
         with backend.running():
-            self.flat: Array = backend.xp.zeros(size, dtype)
+            self.flat: Array = backend.zeros((size,), dtype)
         self._views = {
             name: self.flat[at : at + math.prod(self.shapes[name])].reshape(self.shapes[name])
             for name, at in self._at.items()

@@ -169,7 +169,9 @@ def backward(
                 for g in range(groups):
                     at = (f * groups + g) * stretch
                     if need_params:
-                        add_products(dw, at, seen, 0, where, 0, values, 0, chunks, g * vectors, m, vectors, size_of)
+                        add_products(
+                            dw, at, seen, 0, where, 0, values, 0, chunks, g * vectors, m, vectors, size_of, True
+                        )
                 for p in range(m):
                     total += values[p]
                 db[f] += total

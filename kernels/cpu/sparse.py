@@ -90,6 +90,61 @@ def collect(
     return types.intp(*pairs(dy, chosen, windows, taps, where, values), types.intp, types.intp), code
 
 
+@intrinsic
+def nonzero(
+    typing: Any, x: Any, x0: Any, where: Any, i: Any, values: Any, j: Any, step: Any, count: Any, every: Any
+) -> Any:
+    """Of x[x0 + p], p < count, those that are not 0, or all of them where `every`: how many.
+
+    They go to values[j], values[j + 1], .. and their p step to where[i], .., which is int32. Both have room for `count`
+    and a vector.
+    """
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        emit = Emit(context, builder, signature, arguments)
+        x, where, values = (emit.address(k) for k in range(0, 6, 2))
+        step, count, every = arguments[6:]
+        short = ir.IntType(32)
+        step = builder.trunc(step, short)
+
+        def scalar(p: Any, state: list[Any]) -> list[Any]:
+            m = state[0]
+            value = emit.load(emit.at(x, p), emit.scalar)
+            chosen = builder.or_(every, builder.fcmp_unordered("!=", value, ir.Constant(emit.scalar, 0.0)))
+            emit.store(builder.mul(builder.trunc(p, short), step), emit.at(where, m, 4))
+            emit.store(value, emit.at(values, m))
+            return [builder.add(m, builder.zext(chosen, INT))]
+
+        lanes, shorts = ir.Constant(INT, emit.lanes), ir.VectorType(short, emit.lanes)
+        order, wide = ir.Constant(shorts, list(range(emit.lanes))), emit.spread(step, shorts)
+        further = builder.mul(wide, ir.Constant(shorts, [emit.lanes] * emit.lanes))
+        all_ = emit.spread(every, ir.VectorType(ir.IntType(1), emit.lanes))
+
+        def put(value: Any, place: Any, m: Any, among: Any = None) -> Any:
+            chosen = builder.or_(all_, builder.fcmp_unordered("!=", value, emit.constant(0)))
+            chosen = chosen if among is None else builder.and_(chosen, among)
+            emit.store(emit.compress(place, chosen), emit.at(where, m, 4))
+            emit.store(emit.compress(value, chosen), emit.at(values, m))
+            return builder.add(m, emit.count(chosen))
+
+        def vector(block: Any, state: list[Any]) -> list[Any]:
+            m, place = state
+            return [put(emit.load(emit.at(x, block, BYTES)), place, m), builder.add(place, further)]
+
+        def rest(nothing: Any, state: list[Any]) -> list[Any]:
+            left = emit.first(builder.srem(count, lanes))
+            return [put(emit.load_some(emit.at(x, whole, BYTES), left), state[1], state[0], left), state[1]]
+
+        zero = ir.Constant(INT, 0)
+        if BYTES < 64:  # no instruction puts the chosen entries of a vector side by side
+            return emit.loop(count, [zero], scalar)[0]
+        whole = builder.sdiv(count, lanes)
+        state = emit.loop(whole, [zero, builder.mul(order, wide)], vector)
+        return emit.loop(builder.sub(emit.blocks(count), whole), state, rest)[0]
+
+    return types.intp(*pairs(x, where, values), types.intp, types.intp, types.boolean), code
+
+
 def _each_size(builder: Any, size: Any, vectors: Any, emits: list[Emit], body: Any) -> None:
     """body(emit, v) where `vectors` is v and `size` the bytes of the emit's: a register has no number at run time."""
     for emit in emits:
@@ -115,11 +170,12 @@ def add_products(
     count: Any,
     vectors: Any,
     size: Any,
+    add: Any,
 ) -> Any:
-    """acc[a + v lanes + l] += sum over m < count of values[j + m] * x[x0 + where[i + m] + chunks[c + v] + l].
+    """acc[a + v lanes + l] = sum over m < count of values[j + m] * x[x0 + where[i + m] + chunks[c + v] + l].
 
-    For the lanes l of each of `vectors` vectors v, at most MOST, of `size` bytes: BYTES or half of that. All arrays are
-    read as if they had one axis; where is int32, chunks are int64.
+    Where `add`, += that. For the lanes l of each of `vectors` vectors v, at most MOST, of `size` bytes: BYTES or half
+    of that. All arrays are read as if they had one axis; where is int32, chunks are int64.
     """
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -135,15 +191,19 @@ def add_products(
                 value = emit.spread(emit.load(emit.at(values, m), emit.scalar))
                 return [emit.fma(value, emit.load(builder.add(starts[v], along)), sums[v]) for v in range(vectors)]
 
-            before = [emit.load(emit.at(acc, v, step)) for v in range(vectors)]
-            for v, total in enumerate(emit.loop(arguments[10], before, body)):
-                emit.store(total, emit.at(acc, v, step))
+            # What was there is added last: sums of a few products each keep more digits than one of all.
+            zeros = [emit.constant(0)] * vectors
+            for v, total in enumerate(emit.loop(arguments[10], zeros, body)):
+                target = emit.at(acc, v, step)
+                before = builder.select(arguments[13], emit.load(target), zeros[v])
+                emit.store(builder.fadd(before, total), target)
 
         emits = [Emit(context, builder, signature, arguments, step) for step in (BYTES, BYTES // 2)]
         _each_size(builder, arguments[12], arguments[11], emits, sums)
         return context.get_dummy_value()
 
-    return types.void(*pairs(acc, x, where, values, chunks), types.intp, types.intp, types.intp), code
+    size = types.intp
+    return types.void(*pairs(acc, x, where, values, chunks), size, size, size, types.boolean), code
 
 
 @intrinsic

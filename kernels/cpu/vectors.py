@@ -68,15 +68,18 @@ class Emit:
 
     def first(self, count: Any) -> Any:
         """The mask of the first `count` lanes."""
-        ints = ir.VectorType(INT, self.lanes)
-        order = ir.Constant(ints, list(range(self.lanes)))
-        return self.builder.icmp_signed("<", order, self.spread(count, ints))
+        zero, all_ = ir.Constant(INT, 0), ir.Constant(INT, self.lanes)
+        count = self.builder.select(self.builder.icmp_signed("<", count, zero), zero, count)
+        count = self.builder.select(self.builder.icmp_signed(">", count, all_), all_, count)
+        one = ir.Constant(INT, 1)
+        bits = self.builder.trunc(self.builder.sub(self.builder.shl(one, count), one), ir.IntType(self.lanes))
+        return self.builder.bitcast(bits, ir.VectorType(ir.IntType(1), self.lanes))
 
     def load_some(self, address: Any, mask: Any, kind: Any = None) -> Any:
         """The lanes of a vector where the mask is set, nothing else read; 0 elsewhere."""
         kind = kind or self.vector
         load = self._masked("load", kind, kind, [kind.as_pointer(), ir.IntType(32), mask.type, kind])
-        size, zero = self.context.get_abi_sizeof(kind.element), 0.0 if kind is self.vector else 0
+        size, zero = self.context.get_abi_sizeof(kind.element), 0 if isinstance(kind.element, ir.IntType) else 0.0
         nothing = ir.Constant(kind, [zero] * self.lanes)
         align = ir.Constant(ir.IntType(32), size)
         return self.builder.call(load, [self.builder.inttoptr(address, kind.as_pointer()), align, mask, nothing])
@@ -93,7 +96,7 @@ class Emit:
         return cgutils.get_or_insert_function(self.builder.module, ir.FunctionType(result, arguments), name)
 
     def _name(self, kind: Any) -> str:
-        letter = "f" if kind is self.vector else "i"
+        letter = "i" if isinstance(kind.element, ir.IntType) else "f"
         return f"v{self.lanes}{letter}{8 * self.context.get_abi_sizeof(kind.element)}"
 
     def compress(self, value: Any, mask: Any) -> Any:
@@ -167,6 +170,16 @@ def pairs(*arrays: Any) -> Iterator[Any]:
     """The types of arguments (array, first entry) for each array."""
     for array in arrays:
         yield from (array, types.intp)
+
+
+@intrinsic
+def lanes_of(typing: Any, a: Any) -> Any:
+    """lanes(a.dtype), known when a kernel is compiled, so that loops over them are unrolled and masks left out."""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return ir.Constant(INT, BYTES // context.get_abi_sizeof(context.get_value_type(a.dtype)))
+
+    return types.intp(a), code
 
 
 def _tile_of(wide: int) -> Any:
@@ -266,6 +279,32 @@ def window_maximum(
         return context.get_dummy_value()
 
     return types.void(*pairs(acc, b, best, where), types.intp, types.intp), code
+
+
+@intrinsic
+def copy(typing: Any, x: Any, x0: Any, y: Any, y0: Any, count: Any) -> Any:
+    """y[y0 + i] = x[x0 + i] for i < count, and 0 from there to the end of the last vector."""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        emit = Emit(context, builder, signature, values)
+        x, y = emit.address(0), emit.address(2)
+        lanes = ir.Constant(INT, emit.lanes)
+        whole = builder.sdiv(values[4], lanes)
+
+        def one(i: Any, nothing: list[Any]) -> list[Any]:
+            emit.store(emit.load(emit.at(x, i, BYTES)), emit.at(y, i, BYTES))
+            return []
+
+        def rest(i: Any, nothing: list[Any]) -> list[Any]:
+            left = emit.first(builder.srem(values[4], lanes))
+            emit.store(emit.load_some(emit.at(x, whole, BYTES), left), emit.at(y, whole, BYTES))
+            return []
+
+        emit.loop(whole, [], one)
+        emit.loop(builder.sub(emit.blocks(values[4]), whole), [], rest)
+        return context.get_dummy_value()
+
+    return types.void(*pairs(x, y), types.intp), code
 
 
 @intrinsic

@@ -45,6 +45,12 @@ class Arrays:
         """Memory for a result: its content is undefined."""
         return self.xp.empty(shape, dtype)
 
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """Memory full of zeros."""
+        a = self.empty(shape, dtype)
+        a[...] = 0
+        return a
+
     def contiguous(self, view: Array) -> Array:
         """The array itself where it is C-contiguous, else a copy that is."""
         if view.flags.c_contiguous:

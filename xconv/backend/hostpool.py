@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import threading
-import weakref
 from collections import defaultdict
 from typing import Any, cast
 
@@ -16,7 +15,14 @@ ALIGN = 64  # a cache line, and an AVX-512 register
 
 
 class _Lease(np.ndarray):
-    """An array whose end can be watched."""
+    """A block that goes back to its pool when nobody holds it any more."""
+
+    pool: HostPool | None = None
+    block: np.ndarray
+
+    def __del__(self) -> None:
+        if self.pool is not None:
+            self.pool._give_back(self.block)
 
 
 class HostPool:
@@ -54,7 +60,7 @@ class HostPool:
         # The result and all views of it keep the lease alive; when the last dies, so does it, and the block returns.
         # The memoryview is needed: a view's base is the owner of its memory, found by looking through arrays alone.
         lease = block.view(_Lease)
-        weakref.finalize(lease, self._give_back, block).atexit = False
+        lease.pool, lease.block = self, block
         return np.frombuffer(memoryview(cast(Any, lease)), dtype, count=math.prod(shape)).reshape(shape)
 
     def _give_back(self, block: np.ndarray) -> None:

@@ -1,20 +1,21 @@
 """The Numba backend: compiled kernels on a team of threads, each with its own blocks of images and its own BLAS calls.
 
-Convolution is in numba_conv.py.
+Convolution is in numba_conv.py, dense layers are in numba_dense.py.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from xconv.backend.base import EVERYTHING, Array, Need, argmax_dtype
+from xconv.backend.base import Array, argmax_dtype
 from xconv.backend.numba_conv import NumbaConv
+from xconv.backend.numba_dense import NumbaDense
 from xconv.backend.numba_norm import NumbaNorm
 from xconv.kernels.cpu import columns, elementwise, pooling
 from xconv.shapes import Pads, Pair, window_output
 
 
-class NumbaBackend(NumbaConv, NumbaNorm):
+class NumbaBackend(NumbaConv, NumbaDense, NumbaNorm):
     """Compiled, on all cores the process may use ($XCONV_NUM_THREADS sets how many)."""
 
     # ------------------------------------------------------------------ columns and pooling
@@ -78,36 +79,6 @@ class NumbaBackend(NumbaConv, NumbaNorm):
         window = (*kernel, *stride, pads[0], pads[2])
         self._over(n * c, dx.size, lambda first, last: pooling.avg_pool_backward(*planes, first, last, *window))
         return dx
-
-    # ------------------------------------------------------------------ products
-
-    def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
-        rows, columns = a.shape[0], b.shape[1]
-        out = self.empty((rows, columns), a.dtype) if out is None else out
-
-        def part(first: int, last: int) -> None:
-            if rows >= columns:
-                np.matmul(a[first:last], b, out=out[first:last])
-            else:
-                np.matmul(a, b[:, first:last], out=out[:, first:last])
-
-        self._over(max(rows, columns), out.size * a.shape[1] / 32, part)
-        return out
-
-    def dense_backward(self, dy: Array, x: Array, w: Array, need: Need = EVERYTHING) -> tuple[Array, Array, Array]:
-        inputs, outputs = w.shape
-        if inputs < outputs or not (need.x and need.params):
-            return super().dense_backward(dy, x, w, need)
-        dx = self.empty(x.shape, dy.dtype)
-        dw = self.empty(w.shape, dy.dtype) if need.dw is None else need.dw
-
-        def part(first: int, last: int) -> None:
-            """Both products for some inputs: threads meet once."""
-            np.matmul(x[:, first:last].T, dy, out=dw[first:last])
-            np.matmul(dy, w[first:last].T, out=dx[:, first:last])
-
-        self._over(inputs, dy.size * inputs / 32, part)
-        return dx, dw, dy.sum(axis=0)
 
     # ------------------------------------------------------------------ elementwise, loss, optimizers
 

@@ -13,6 +13,8 @@ from xconv.backend.base import Array
 from xconv.backend.numpy_backend import NumpyBackend
 from xconv.backend.threads import OneBlasThread, Team, default_threads
 
+LINE = 64  # bytes of a cache line
+
 
 class NumbaTeam(NumpyBackend):
     """The part of NumbaBackend that knows of threads."""
@@ -50,12 +52,13 @@ class NumbaTeam(NumpyBackend):
         return self.team.each(function, [(*arguments, *part) for part in self.team.ranges(n, work, most)])
 
     def _sliced(self, function: Callable[..., Any], *lines: Array, then: tuple[Any, ...] = ()) -> None:
-        """function(*lines, *then) with the arrays of one axis cut into a slice a thread."""
-        parts = self.team.ranges(lines[0].size, lines[0].size)
+        """function(*lines, *then) with the arrays of one axis cut into a slice a thread, where cache lines begin."""
+        size, entries = lines[0].size, LINE // lines[0].itemsize
+        parts = self.team.ranges(-(-size // entries), size)
         if len(parts) == 1:
             function(*lines, *then)
             return
-        self.team.each(function, [(*(line[i:j] for line in lines), *then) for i, j in parts])
+        self.team.each(function, [(*(line[i * entries : j * entries] for line in lines), *then) for i, j in parts])
 
     @staticmethod
     def _summed(parts: list[tuple[Array, Array]]) -> tuple[Array, Array]:

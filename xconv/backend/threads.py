@@ -107,7 +107,11 @@ class OneBlasThread:
     """While anyone is inside, BLAS uses one thread, because our own run side by side; then it gets back what it had."""
 
     def __init__(self) -> None:
-        self._libraries = ThreadpoolController().select(user_api="blas").lib_controllers
+        libraries = ThreadpoolController().select(user_api="blas").lib_controllers
+        self._get = [library.get_num_threads for library in libraries]
+        # Newer threadpoolctl lets OpenBLAS be set only by the thread that set it first, and ignores others without a
+        # word. Ours may enter and leave in any order, and are counted here; so we ask beneath that right.
+        self._set = [getattr(library, "_real_set_num_threads", library.set_num_threads) for library in libraries]
         self._lock = threading.Lock()
         self._inside = 0
         self._before: list[int] = []
@@ -122,28 +126,14 @@ class OneBlasThread:
         with self._lock:
             self._inside += 1
             if self._inside == 1:
-                self._before = [library.num_threads for library in self._libraries]
-                for library in self._libraries:
-                    _set_threads(library, 1)
+                self._before = [get() for get in self._get]
+                for set_threads in self._set:
+                    set_threads(1)
         try:
             yield
         finally:
             with self._lock:
                 self._inside -= 1
                 if self._inside == 0:
-                    for library, threads in zip(self._libraries, self._before, strict=True):
-                        _set_threads(library, threads)
-
-
-def _set_threads(library: Any, threads: int) -> None:
-    """`library.set_num_threads`, from any thread.
-
-    Newer threadpoolctl lets OpenBLAS be set only by the thread that set it first, and ignores others without a word.
-    Ours may enter and leave in any order, and OneBlasThread counts them; so nobody keeps that right.
-    """
-    free = getattr(library, "clear_controlling_thread", None)
-    if free is not None:
-        free(force=True)
-    library.set_num_threads(threads)
-    if free is not None:
-        free(force=True)
+                    for set_threads, threads in zip(self._set, self._before, strict=True):
+                        set_threads(threads)

@@ -247,9 +247,13 @@ class Optimizer:
     # ------------------------------------------------------------------ state
 
     @property
-    def _xp(self) -> Any:
+    def _home(self) -> Backend:
         assert self._backend is not None
-        return self._backend.xp
+        return self._backend
+
+    @property
+    def _xp(self) -> Any:
+        return self._home.xp
 
     def _flat_state(self, params: Parameters) -> dict[str, Array]:
         """The state beside the flat buffer, brought into its layout where it was in another, or by name."""
@@ -293,7 +297,7 @@ class Optimizer:
         slots = self._state.setdefault(name, {})
         for slot in self.slots:
             if slot not in slots:
-                slots[slot] = self._xp.zeros_like(p)
+                slots[slot] = self._home.zeros(p.shape, p.dtype)
             elif (slots[slot].shape, slots[slot].dtype) != (p.shape, p.dtype):
                 raise ConfigError(self._of_others(p, slots[slot]))
         return slots

@@ -1,0 +1,114 @@
+"""Dense layers on Numba skip what is zero: forced on and off, against float64, and never at the price of a NaN."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.checks import close
+from tests.conftest import load
+from xconv.backend import Need
+
+SIZES = [(2, 256, 16), (3, 300, 17), (100, 257, 33), (129, 300, 100), (64, 512, 150), (300, 448, 64)]
+WAYS = {"skipping": 1.0, "blas": -1.0}  # the share of entries that may be there for zeros to be skipped
+
+
+@pytest.fixture
+def numba():
+    return load("numba")
+
+
+@pytest.fixture
+def kernels(numba):
+    """The kernels, and those of them that were called."""
+    dense = pytest.importorskip("xconv.kernels.cpu.dense")
+    if pytest.importorskip("xconv.kernels.cpu.vectors").BYTES != 64:
+        pytest.skip("this processor has no vectors of 64 bytes, for which alone skipping was found to pay")
+    return dense
+
+
+def spied(monkeypatch, dense):
+    called = []
+    for name in ("forward", "backward"):
+        real = getattr(dense, name)
+        monkeypatch.setattr(dense, name, lambda *a, real=real, name=name: (called.append(name), real(*a))[1])
+    return called
+
+
+def drawn(n, k, o, dtype, zeros=0.5):
+    rng = np.random.default_rng(n + k + o)
+    x, w, b, dy = (rng.standard_normal(shape).astype(dtype) for shape in ((n, k), (k, o), (o,), (n, o)))
+    x[rng.random(x.shape) < zeros] = 0
+    dy[rng.random(dy.shape) < zeros] = 0
+    return x, w, b, dy
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("n", "k", "o"), SIZES)
+def test_products(numba, kernels, monkeypatch, dtype, n, k, o, way):
+    from xconv.backend import numba_dense
+
+    monkeypatch.setattr(numba_dense, "FEW", WAYS[way])
+    called = spied(monkeypatch, kernels)
+    x, w, b, dy = drawn(n, k, o, dtype)
+    with numba.running():
+        y = numba.dense(x, w, b)
+        into = np.full_like(w, np.nan)
+        dx, dw, db = numba.dense_backward(dy, x, w, Need(dw=into))
+    assert dw is into
+    x, w, b, dy = (a.astype("f8") for a in (x, w, b, dy))
+    for got, expected in ((y, x @ w + b), (dx, dy @ w.T), (dw, x.T @ dy), (db, dy.sum(axis=0))):
+        close(numba, got, expected, "sum")
+    assert set(called) == ({"forward", "backward"} if way == "skipping" else set())
+
+
+@pytest.mark.parametrize("zeros", [0.0, 0.1, 0.9, 1.0])
+def test_what_decides_is_how_much_is_zero(numba, kernels, monkeypatch, zeros):
+    called = spied(monkeypatch, kernels)
+    x, w, b, dy = drawn(50, 300, 40, "f4", zeros)
+    numba.dense(x, w, b)
+    numba.dense_backward(dy, x, w)
+    assert set(called) == ({"forward", "backward"} if zeros > 0.5 else set())
+
+
+def test_a_row_alone_few_inputs_and_few_outputs_are_not_worth_it(numba, kernels, monkeypatch):
+    called = spied(monkeypatch, kernels)
+    for n, k, o in ((1, 300, 40), (50, 100, 40), (50, 300, 10)):
+        x, w, b, dy = drawn(n, k, o, "f4")
+        numba.dense(x, w, b)
+        numba.dense_backward(dy, x, w)
+    assert not called
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
+def test_zero_times_a_weight_that_is_not_finite_is_nan(numba, kernels, monkeypatch, dtype, odd):
+    called = spied(monkeypatch, kernels)
+    x, w, b, _ = drawn(20, 300, 40, dtype)
+    w[150, 7] = odd  # where some examples have a zero
+    assert (x[:, 150] == 0).any() and (x[:, 150] != 0).any()
+    with numba.running():
+        got = numba.dense(x, w, b)
+    with np.errstate(invalid="ignore"):
+        expected = (x.astype("f8") @ w + b).astype(dtype)
+    assert called
+    assert np.array_equal(np.isnan(got), np.isnan(expected)) and np.isnan(got[x[:, 150] == 0, 7]).all()
+    assert np.array_equal(got[:, 7][np.isinf(expected[:, 7])], expected[:, 7][np.isinf(expected[:, 7])])
+
+
+def test_an_input_that_is_not_finite_shows(numba, kernels, dtype):
+    x, w, b, _ = drawn(20, 300, 40, dtype)
+    x[3, 100] = np.nan
+    got = numba.dense(x, w, b)
+    assert np.isnan(got[3]).all() and np.isfinite(np.delete(got, 3, axis=0)).all()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 5])
+def test_the_same_bits_on_any_number_of_threads(numba, kernels, monkeypatch, threads):
+    from xconv.backend.threads import Team
+
+    x, w, b, dy = drawn(100, 700, 40, "f4")
+    expected = numba.dense(x, w, b), *numba.dense_backward(dy, x, w)
+    monkeypatch.setattr(numba, "team", Team(threads))
+    got = numba.dense(x, w, b), *numba.dense_backward(dy, x, w)
+    for a, e in zip(got, expected, strict=True):
+        assert np.array_equal(a, e)

@@ -1,0 +1,82 @@
+"""Matrix products and dense layers for the Numba backend: BLAS, and its own where ReLUs have left many zeros."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from xconv.backend.base import EVERYTHING, Array, Need
+from xconv.backend.numba_team import NumbaTeam
+from xconv.kernels.cpu import dense
+from xconv.kernels.cpu.vectors import BYTES, lanes
+
+FEW = 0.75  # of the entries at most: beyond it BLAS is faster
+MOST = 256  # outputs whose tile stays in the second cache
+LEAST = 256  # inputs that make up for collecting
+
+
+class NumbaDense(NumbaTeam):
+    """Part of NumbaBackend."""
+
+    def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
+        rows, columns = a.shape[0], b.shape[1]
+        out = self.empty((rows, columns), a.dtype) if out is None else out
+
+        def part(first: int, last: int) -> None:
+            if rows >= columns:
+                np.matmul(a[first:last], b, out=out[first:last])
+            else:
+                np.matmul(a, b[:, first:last], out=out[:, first:last])
+
+        self._over(max(rows, columns), out.size * a.shape[1] / 32, part)
+        return out
+
+    def dense(self, x: Array, w: Array, b: Array) -> Array:
+        """See Backend.dense. Zeros in x are skipped where there are many of them."""
+        if not _suits(x, w) or dense.share(x) > FEW:
+            return super().dense(x, w, b)
+        y = self.empty((len(x), w.shape[1]), x.dtype)
+        work = y.size * w.shape[0] / 64
+        self._over(len(x), work, dense.forward, x, w, b, y, _chunks(w.shape[1], w.dtype))
+        return y
+
+    def dense_backward(self, dy: Array, x: Array, w: Array, need: Need = EVERYTHING) -> tuple[Array, Array, Array]:
+        """See Backend.dense_backward; threads meet once. Zeros in dy are skipped where there are many of them."""
+        inputs, outputs = w.shape
+        if inputs < outputs or not (need.x and need.params):
+            return super().dense_backward(dy, x, w, need)
+        dx = self.empty(x.shape, dy.dtype)
+        dw = self.empty(w.shape, dy.dtype) if need.dw is None else need.dw
+        if self._skips(dy, x, w):
+            tile = dense.TILE * lanes(w.dtype)
+            arguments = x, dy, w, _chunks(tile, w.dtype), dx, dw
+            self._over(inputs, dy.size * inputs / 64, dense.backward, *arguments, most=inputs // tile)
+            return dx, dw, dy.sum(axis=0)
+
+        def part(first: int, last: int) -> None:
+            np.matmul(x[:, first:last].T, dy, out=dw[first:last])
+            np.matmul(dy, w[first:last].T, out=dx[:, first:last])
+
+        self._over(inputs, dy.size * inputs / 32, part)
+        return dx, dw, dy.sum(axis=0)
+
+    def _skips(self, dy: Array, x: Array, w: Array) -> bool:
+        """Whether the way back skips the zeros in dy; its lists of the others are within the workspace."""
+        lists = 2 * (len(dy) + dense.BLOCK) * (dy.shape[1] + lanes(w.dtype)) * (4 + dy.itemsize) * self.team.threads
+        fits = dy.shape[1] <= MOST and lists <= self.workspace
+        return fits and _suits(x, w) and dy.flags.c_contiguous and dense.share(dy) <= FEW
+
+
+def _suits(x: Array, w: Array) -> bool:
+    """Whether the shapes are such that skipping pays; only processors with vectors of 64 bytes collect quickly."""
+    (n, k), o = x.shape, w.shape[1]
+    plain = x.flags.c_contiguous and w.flags.c_contiguous and x.dtype == w.dtype
+    return BYTES == 64 and plain and n > 1 and k >= LEAST and o >= lanes(w.dtype)
+
+
+@functools.lru_cache(maxsize=256)
+def _chunks(length: int, dtype: Any) -> Array:
+    """Where each vector of a line begins."""
+    return np.arange(0, length, lanes(dtype))
