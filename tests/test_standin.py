@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import operator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -169,8 +170,7 @@ def test_what_a_capture_refuses(backend):
         (lambda: xp.dot(a, a), NotImplementedError),
         (lambda: xp.random.rand(3), NotImplementedError),
         (lambda: a[a > 0], device.CUDARuntimeError),
-        (backend.synchronize, device.CUDARuntimeError),
-        (lambda: xp.cuda.get_current_stream().synchronize(), device.CUDARuntimeError),
+        (lambda: xp.concatenate([a] * 9), device.CUDARuntimeError),
         (lambda: xp.zeros(1 << 20), device.CUDARuntimeError),
         (lambda: xp.RawModule(code="").get_function("f"), device.CUDARuntimeError),
     ]:
@@ -178,6 +178,98 @@ def test_what_a_capture_refuses(backend):
             refused()
     with pytest.raises(RuntimeError, match="default"):
         device.Stream.null.begin_capture()
+
+
+def test_waiting_spoils_a_capture(backend):
+    """CUDA lets nobody wait for what is only captured, and ends such a capture without a graph, whoever asked."""
+    cuda, event = backend.xp.cuda, backend.xp.cuda.Event()
+
+    def refused_to_a_thread():
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(cuda.Device().synchronize).result()
+
+    def waits_for_an_event_inside():
+        event.record()
+        event.synchronize()
+
+    for refused in (
+        lambda: cuda.Device().synchronize(), lambda: cuda.get_current_stream().synchronize(),
+        waits_for_an_event_inside, lambda: cuda.get_current_stream().wait_event(cuda.Event()), refused_to_a_thread,
+    ):  # fmt: skip
+        spoilt = pytest.raises(device.CUDARuntimeError, match="Invalidated")
+        with spoilt, recording(), pytest.raises(device.CUDARuntimeError, match="Unsupported"):
+            refused()
+    with recording():
+        backend.xp.ones(2)
+
+
+def test_a_capture_may_forbid_the_default_stream(backend):
+    """To all threads, where its stream waits for the default one."""
+    a = backend.xp.ones(2)
+    with ThreadPoolExecutor(1) as pool:
+        with recording():
+            assert pool.submit(lambda: float((a + a)[0])).result() == 2.0
+        with pytest.raises(device.CUDARuntimeError, match="Invalidated"), recording(device.Stream()):
+            assert isinstance(pool.submit(lambda: a + a).exception(), device.CUDARuntimeError)
+
+
+def test_a_graph_needs_its_memory(backend):
+    """What a replay would read and write must be there still: arrays from before, and the pool it was captured with."""
+    cuda = backend.xp.cuda
+
+    def captured(step):
+        pool, stream = cuda.MemoryPool(), cuda.Stream(non_blocking=True)
+        with cuda.using_allocator(pool.malloc), stream:
+            step()
+            stream.begin_capture()
+            step()
+            return stream.end_capture(), pool
+
+    held = {"x": backend.asarray(np.ones((2, 2)))}
+    graph, pool = captured(lambda: held["x"] + 1.0)
+    graph.launch()
+    held["x"] = held["x"] * 2.0  # rebound: nobody has the array that the graph reads
+    with pytest.raises(device.CUDARuntimeError, match="an array that a captured graph uses is gone"):
+        graph.launch()
+
+    held["x"] = backend.asarray(np.ones((2, 2)))
+    graph, pool = captured(lambda: backend.matmul(held["x"], held["x"]))
+    graph.launch()
+    pool.free_all_blocks()
+    with pytest.raises(device.CUDARuntimeError, match="gave memory back"):
+        graph.launch()
+    graph, pool = captured(lambda: held["x"] + 1.0)
+    del pool
+    with pytest.raises(device.CUDARuntimeError, match="gave memory back"):
+        graph.launch()
+    graph, pool = captured(lambda: backend.matmul(held["x"], held["x"]))
+    assert pool.total_bytes()
+    held.clear()
+    with pytest.raises(device.CUDARuntimeError, match="is gone"):
+        graph.launch()
+
+
+def test_the_order_of_streams_is_known(backend, monkeypatch):
+    """Where `ordered` is asked for, work must wait for that on other streams: by events, or through the host."""
+    a, (one, other) = backend.xp.ones(2), (device.Stream(non_blocking=True) for _ in range(2))
+    backend.synchronize()
+    monkeypatch.setattr(standin.state, "ordered", True)
+    with one:
+        a += 1
+    with pytest.raises(AssertionError, match="does not wait"), other:
+        a += 1
+    other.wait_event(one.record())
+    with other:
+        a += 1
+    with one, pytest.raises(AssertionError, match="does not wait"):
+        a.get()
+    other.synchronize()
+    with one:
+        assert a.get().tolist() == [3.0, 3.0]
+    a += 1
+    backend.synchronize()
+    with other:
+        a += 1
 
 
 def test_work_on_another_stream_spoils_a_capture(backend):
@@ -215,6 +307,6 @@ def test_names_that_the_stand_in_offers_exist_in_cupy():
     missing += [f"runtime.{name}" for name in vars(module._cuda().runtime) if not hasattr(cupy.cuda.runtime, name)]
     missing += [f"ndarray.{name}" for name in vars(standin.array.ndarray) if not hasattr(cupy.ndarray, name)]
     missing += [f"Stream.{name}" for name in vars(device.Stream) if not hasattr(cupy.cuda.Stream, name)]
-    ours = ("_host", "_memory", "_before", "_numbers", "__dict__", "__weakref__", "__module__")
+    ours = ("_host", "_memory", "_past", "_numbers", "__dict__", "__weakref__", "__module__")
     own = [name for name in missing if not name.endswith(ours)]
     assert own == []

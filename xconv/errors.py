@@ -51,6 +51,14 @@ class BackendError(XconvError, RuntimeError):
         self.reason, self.fix, self.version = reason, fix, version
 
 
+class RecordingError(BackendError):
+    """Training steps were to be recorded, and cannot be."""
+
+
+class RecordingWarning(UserWarning):
+    """Training steps are not recorded where the backend would: training is slower than it could be."""
+
+
 class DeadNetworkWarning(UserWarning):
     """Every ReLU gives zero for every image: the network can learn no more."""
 

@@ -52,10 +52,18 @@ def devices(x: Any) -> list[ndarray]:
     return [a for item in x for a in devices(item)] if isinstance(x, list | tuple) else []
 
 
+def _touched(a: ndarray) -> device.Memory:
+    """The memory of an array that work is asked of; a capture counts on it from now on."""
+    if state.capture is not None:
+        state.capture.touch(a._memory)
+    return a._memory
+
+
 def check_device(*arguments: Any) -> None:
     """ValueError where an array lies on another device than the current one, and none can look into another."""
-    for argument in arguments if state.devices > 1 else ():
+    for argument in arguments if state.devices > 1 or state.capture else ():
         for a in devices(list(argument.values()) if isinstance(argument, dict) else argument):
+            _touched(a)
             if a._memory.device != state.current_device():
                 raise ValueError(
                     f"The device where the array resides ({a._memory.device}) is different from the current device "
@@ -136,7 +144,7 @@ class ndarray:  # the name that CuPy's has
     ndim = property(lambda self: self._host.ndim)
     nbytes = property(lambda self: self._host.nbytes)
     itemsize = property(lambda self: self._host.itemsize)
-    data = property(lambda self: MemoryPointer(self._memory, self._host.ctypes.data))
+    data = property(lambda self: MemoryPointer(_touched(self), self._host.ctypes.data))
     device = property(lambda self: SimpleNamespace(id=self._memory.device))
     T = property(lambda self: evaluate(np.transpose, self))
 

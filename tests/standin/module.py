@@ -195,6 +195,8 @@ def concatenate(
 ) -> Any:
     if not all(isinstance(a, ndarray) for a in tup):
         raise TypeError("Only cupy arrays can be concatenated")
+    if len(tup) > 8:  # CuPy then sends their addresses to the device, if they are small
+        device.refuse_in_capture("concatenating more than 8 arrays")
     return evaluate(np.concatenate, list(tup), axis, dtype=dtype, casting=casting, out=out)
 
 
@@ -241,11 +243,14 @@ def cublas() -> Path:
 
     @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_size_t, ctypes.c_void_p)
     def observed(product: int, stream: int | None) -> bool:
-        if state.capture is not None and stream == state.capture_stream.ptr:
-            state.capture.append(lambda: library.standin_again(ctypes.c_size_t(product)))
-        elif state.capture is not None:
-            state.blas_problems.append("cuBLAS has another stream than the one that is captured")
-        return state.capture is not None
+        capture = state.capture
+        if capture is None:
+            device.issue()
+        elif stream == capture.stream.ptr:
+            capture.append(lambda: library.standin_again(ctypes.c_size_t(product)))
+        else:
+            capture.spoilt = "cuBLAS has another stream than the one that is captured"
+        return capture is not None
 
     library.standin_observe(observed)
     state.keep = (library, observed)
@@ -270,7 +275,7 @@ class Device:
         return self
 
     def synchronize(self) -> None:
-        device.refuse_in_capture("device synchronize")
+        device.synchronize()
 
 
 def _valid(number: int) -> int:
@@ -292,16 +297,19 @@ def _cuda() -> Any:
         runtimeGetVersion=lambda: 13020,
         getDeviceCount=lambda: state.devices,
         getDevice=state.current_device,
+        memGetInfo=lambda: (properties["totalGlobalMem"] - state.default_pool.total_bytes(), 1 << 34),
         getDeviceProperties=lambda number: dict(properties),
-        deviceSynchronize=lambda: device.refuse_in_capture("device synchronize"),
+        deviceSynchronize=device.synchronize,
     )
     return SimpleNamespace(
         runtime=runtime,
         nvrtc=SimpleNamespace(getVersion=lambda: (13, 2)),
         Stream=device.Stream,
+        Event=device.Event,
         Graph=device.Graph,
         Device=Device,
         MemoryPool=device.MemoryPool,
+        alloc_pinned_memory=bytearray,
         alloc=lambda size: state.allocator(size),
         using_allocator=device.using_allocator,
         get_current_stream=lambda: state.stream,

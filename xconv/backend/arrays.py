@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from xconv.backend.recording import Recorder
 from xconv.backend.saved import Array
 from xconv.backend.workspace import DEFAULT, workspace_bytes
 
@@ -45,12 +46,6 @@ class Arrays:
         """Memory for a result: its content is undefined."""
         return self.xp.empty(shape, dtype)
 
-    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        """Memory full of zeros."""
-        a = self.empty(shape, dtype)
-        a[...] = 0
-        return a
-
     def contiguous(self, view: Array) -> Array:
         """The array itself where it is C-contiguous, else a copy that is."""
         if view.flags.c_contiguous:
@@ -61,6 +56,10 @@ class Arrays:
 
     def synchronize(self) -> None:
         """Wait until all that was asked for is done."""
+
+    def recorder(self) -> Recorder | None:
+        """What records the training steps of one model, to replay them; None where they run as they come."""
+        return None
 
     def running(self) -> AbstractContextManager[Any]:
         """Entered around each step and prediction, for settings that must hold while kernels run."""

@@ -14,6 +14,7 @@ from xconv.backend.base import Array, Backend
 from xconv.backend.cublas import Cublas
 from xconv.backend.cuda import cudnn_version, dotted, notes, usable_cupy
 from xconv.backend.cuda_kernels import SUFFIX, Kernels
+from xconv.backend.cupy_record import CupyRecorder, capturing
 from xconv.errors import BackendError, DTypeError, described
 
 
@@ -33,6 +34,7 @@ class CupyArrays(Backend):
         with self._here:
             self._cublas = Cublas(self.xp)
         self._kernels = Kernels(self.xp)
+        self._streams: list[Any] = []  # of recorders that are gone, for the next ones
         if self.devices > 1:
             self._keep_to_this_device()
 
@@ -91,7 +93,12 @@ class CupyArrays(Backend):
 
     def synchronize(self) -> None:
         """Wait for everything on the device."""
-        self._here.synchronize()
+        with capturing:
+            self._here.synchronize()
+
+    def recorder(self) -> CupyRecorder:
+        """CUDA graphs."""
+        return CupyRecorder(self.xp, self._streams)
 
     def describe(self) -> dict[str, Any]:
         """Device, its memory and compute capability, versions of CuPy, CUDA, driver and cuBLAS."""

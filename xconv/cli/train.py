@@ -52,6 +52,11 @@ COLUMNS = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "seconds", "
 @click.option("--lr", type=float, help="Learning rate.  [default: the recipe's, or the chosen optimizer's own]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of initial weights and shuffles.")
 @click.option(
+    "--no-record",
+    is_flag=True,
+    help="Do not record training steps to replay them whole, as a GPU does: slower there, and the same results.",
+)
+@click.option(
     "--out",
     type=click.Path(path_type=Path),
     metavar="DIR",
@@ -68,6 +73,7 @@ def train(
     optimizer: str | None,
     lr: float | None,
     seed: int,
+    no_record: bool,
     out: Path | None,
     as_json: bool,
 ) -> int:
@@ -89,6 +95,8 @@ def train(
             net, compile_seconds = prepare(
                 model, plan, optimizer=update_rule, images=(data, images), backend=backend, seed=seed
             )
+            if no_record:
+                net.compile(update_rule, record=False)
             rule = f"{type(update_rule).__name__} {update_rule.lr:g}"
             notice(f"training {model} on {data}, {plural(epochs, 'epoch')}, batches of {batch_size}, {rule}")
             arrays = arrays_for(net, data, images)

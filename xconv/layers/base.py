@@ -61,6 +61,7 @@ class Layer:
     keeps: ClassVar[str] = "x"  # what `saved` holds on to: the input x, the output y, both, or neither ("")
     activation: Layer | None = None  # applied to the output, as a node of its own
     output: Tensor | None = None  # what the last call of this layer gave
+    changes: ClassVar[int] = 0  # how often an attribute of any layer was set: recorded steps hold settings fast
 
     def __init__(
         self,
@@ -92,6 +93,10 @@ class Layer:
             self.input_shape = tuple(positive(n, f"{self.label}: each size of input_shape") for n in input_shape)
         # Before a model is built, what was asked for; in a model, the model's: the axis order that the user sees.
         self.data_format = None if data_format is None else data_format_name(data_format, self.label)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        Layer.changes += 1
+        super().__setattr__(name, value)
 
     if not TYPE_CHECKING:  # where it would let every name pass
 

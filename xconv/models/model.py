@@ -14,11 +14,12 @@ import numpy as np
 from xconv import checks
 from xconv.backend import Array
 from xconv.callbacks import Callback, History
-from xconv.errors import ConfigError, DeadNetworkWarning, ShapeError, described
+from xconv.errors import ConfigError, DeadNetworkWarning, RecordingError, ShapeError, described
 from xconv.layers import Context
 from xconv.models import files, summary
 from xconv.models.network import listed
 from xconv.models.objective import Objective
+from xconv.models.step import Batch
 from xconv.models.training import Fit
 from xconv.parameters import Parameters
 from xconv.plan import Tape
@@ -80,20 +81,50 @@ class Model(Objective):
             self._gradients = parameters.like()
         return self._gradients
 
-    def train_step(self, x: Any, t: Any, weights: Array | None = None) -> list[Array]:
+    def train_step(self, x: Any, t: Any, weights: Array | None = None) -> Sequence[Array]:
         """One step of the optimizer on a batch that is on the device: x[N, *input_shape] and labels as losses take them
         (lists where there are several), weights[N] or None.
 
-        Gives the loss[1] and the metrics' sums, on the device. Nothing in it waits for the host or moves data there, so
-        a backend may record it and replay it.
+        Gives the loss[1] and the metrics' sums, on the device, and adds them to `totals`. Where steps are recorded,
+        they are those of the recording: to be taken before the next step.
         """
         optimizer = self._optimizer("train_step")
+        self._ready()
         optimizer.tick()
+        try:
+            return self._recorded(self, listed(x), listed(t), weights)
+        except RecordingError:
+            optimizer.steps -= 1  # the step was not done
+            raise
+
+    def eager_step(self, xs: Sequence[Array], ts: Sequence[Array], weights: Array | None) -> Sequence[Array]:
+        """What the device does in a step, operation by operation. Once done, it can be recorded and replayed."""
         with self.backend.running():
-            values = self._forward_backward(listed(x), listed(t), weights, self._grads, update=True)
-            optimizer.apply(self._parameters, self._grads)
-            self._steps += 1
+            values = self._forward_backward(xs, ts, weights, self._grads, update=True)
+            self.changed_by(self.as_sums(values, len(xs[0])))
         return values
+
+    def changed_by(self, sums: Sequence[Array]) -> None:
+        """What a step does once the gradients are there; `sums` are `as_sums` of its values."""
+        self._optimizer("train_step").apply(self._parameters, self._grads)
+        self._steps += 1
+        totals = self.totals
+        for i, value in enumerate(sums):
+            totals[i : i + 1] += value
+
+    def room(self, last: Batch | None, count: int) -> Batch | None:
+        """Where the next batch may be put, one like the last but of `count` examples, to save the copy of it."""
+        return self._recorded.room(last, count)
+
+    @property
+    def recording(self) -> str:
+        """ "recorded", once training steps are replayed from a recording, or "eager: " and why they are not."""
+        return self._recorded.status(self)
+
+    @property
+    def recording_seconds(self) -> float:
+        """Time spent on recording training steps, so far."""
+        return self._recorded.seconds
 
     def train_on_batch(
         self, x: Any, y: Any, sample_weight: Any = None, class_weight: Mapping[int, float] | None = None

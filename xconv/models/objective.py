@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from xconv import metrics, optimizers
-from xconv.backend import Array
+from xconv.backend import Array, Backend
 from xconv.errors import ConfigError, described
 from xconv.layers import Context
 from xconv.models.heads import Head, heads
 from xconv.models.network import Network
+from xconv.models.step import Steps
 from xconv.optimizers import Optimizer
 
 
@@ -22,11 +23,17 @@ class Objective(Network):
     def _settings(self, *settings: Any) -> None:
         super()._settings(*settings)
         self.optimizer: Optimizer | None = None
+        self._recorded = Steps()
+        self._totals: tuple[Backend, Array] | None = None
         self._asked: tuple[Any, Any, Any] = (None, None, None)  # loss, metrics, loss weights
 
     def _set_graph(self, inputs: Any, outputs: Any) -> None:
         super()._set_graph(inputs, outputs)
         self._heads: list[Head] | None = None
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._recorded.forget()
 
     # ------------------------------------------------------------------ what is wanted of it
 
@@ -36,9 +43,16 @@ class Objective(Network):
         loss: Any = None,
         metrics: Any = None,
         loss_weights: Any = None,
+        *,
+        record: bool | None = None,
     ) -> None:
         """Say how it is trained. `loss`, `metrics` and `loss_weights` are as in Keras: one for all outputs, a list in
         their order, or a dict by output name. Without a loss, an earlier call's loss and metrics stay.
+
+        `record`: whether training steps are recorded and replayed whole, which on a GPU saves Python's time and
+        changes no result. None: where the backend can, unless there is code of your own in the step, such as a Lambda:
+        what Python does in a step is done while it is recorded, and never again. True says that it may be, and makes it
+        an error where steps are not recorded. `model.recording` tells what became of it.
         """
         rule, asked, found = optimizers.get(optimizer), self._asked, None
         if loss is not None:
@@ -47,7 +61,9 @@ class Objective(Network):
             raise ConfigError("compile: metrics and loss_weights need a loss. Received: loss=None")
         if self._graph is not None and asked[0] is not None:
             found = heads(self._graph, *asked)
+        self._recorded.ask(record)
         self.optimizer, self._asked, self._heads = rule, asked, found  # all or nothing
+        self._totals = None
 
     def _compiled(self, what: str) -> list[Head]:
         if self._asked[0] is None:
@@ -70,6 +86,15 @@ class Objective(Network):
             return ["loss", *(metric.name for metric in found[0].metrics)]
         own = [f"{head.name}_{metric.name}" for head in found for metric in head.metrics]
         return ["loss", *(f"{head.name}_loss" for head in found), *own]
+
+    @property
+    def totals(self) -> Array:
+        """float64 on the device, one for each of `log_names`: what training steps add their sums to."""
+        if self._totals is None:
+            self._totals = self.backend, self.backend.asarray(np.zeros(len(self.log_names())))
+        elif self._totals[0] is not self.backend:
+            self._totals = self.backend, self.backend.asarray(self._totals[0].to_numpy(self._totals[1]))
+        return self._totals[1]
 
     @property
     def metrics_names(self) -> list[str]:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xconv import streams
-from xconv.backend import Array
 from xconv.callbacks import Callback, History, Logs
 from xconv.callbacks.progress import READ_EVERY, shown
 from xconv.errors import ConfigError, DataError, NonFiniteError, described
@@ -121,13 +120,16 @@ class Fit:
         backend, names = model.backend, model.log_names()
         # Streams count epochs from 1.
         order = streams.permutation(model.seed, epoch + 1, n) if self.shuffle else np.arange(n)
-        totals = backend.asarray(np.zeros(len(names)))  # on the device: sums over the epoch so far
+        with backend.running():
+            model.totals.fill(0.0)  # on the device: sums over the epoch so far
         self.seen = 0
 
         def read() -> dict[str, float]:
-            return dict(zip(names, (backend.to_numpy(totals) / self.seen).tolist(), strict=True))
+            sums = model.backend.to_numpy(model.totals)
+            return dict(zip(names, (sums / self.seen).tolist(), strict=True))
 
-        start = last_read = time.perf_counter()
+        recording, start = model.recording_seconds, time.perf_counter()
+        last_read = start
         unread = 1
         logs: Mapping[str, float] = {}
         for batch, first in enumerate(range(0, n, self.batch_size)):
@@ -137,9 +139,7 @@ class Fit:
             x = [backend.asarray(array[chosen], model.dtype) for array in xs]
             t = [backend.asarray(array[chosen]) for array in ts]
             w = None if weights is None else backend.asarray(weights[chosen], model.dtype)
-            sums = model.as_sums(model.train_step(x, t, w), len(chosen))
-            with backend.running():
-                self._add(totals, sums)
+            model.train_step(x, t, w)
             self.seen += len(chosen)
             self.history.steps += 1
             logs = Logs(read)
@@ -155,16 +155,13 @@ class Fit:
                 last_read, unread = time.perf_counter(), batch + 2
             if ended:
                 break
-        self.history.trained(self.seen, time.perf_counter() - start)
+        recording = model.recording_seconds - recording
+        self.history.compile_seconds += recording
+        self.history.trained(self.seen, time.perf_counter() - start - recording)
         last_loss = logs["loss"]
         with backend.running():
             model.warn_if_dead(model._public_of(model._grads), last_loss)
         return dict(logs)
-
-    @staticmethod
-    def _add(totals: Array, sums: Sequence[Array]) -> None:
-        for i, value in enumerate(sums):
-            totals[i : i + 1] += value
 
 
 def _split(
