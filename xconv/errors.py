@@ -59,6 +59,14 @@ class RecordingWarning(UserWarning):
     """Training steps are not recorded where the backend would: training is slower than it could be."""
 
 
+class OutOfMemoryError(XconvError, MemoryError):
+    """Work that does not fit into memory, also in parts. What it was to change is as before."""
+
+
+class OutOfMemoryWarning(UserWarning):
+    """Memory is short: work goes in parts, which is slower."""
+
+
 class DeadNetworkWarning(UserWarning):
     """Every ReLU gives zero for every image: the network can learn no more."""
 

@@ -185,7 +185,14 @@ class Layer:
         raise NotImplementedError(f"{self.label}: no backward")
 
     def update(self, saved: Any) -> None:
-        """What a training step changes besides the gradients' work, such as moving averages. Runs before backward."""
+        """What a training step changes besides the gradients' work, such as moving averages.
+
+        Runs once the step's parameters are updated, with what `learnt` kept.
+        """
+
+    def learnt(self, saved: Any) -> Any:
+        """What `update` needs of `saved`, which is held until the end of the step: the less, the better."""
+        return saved
 
     def memory(self, in_shape: Any, out_shape: Shape, itemsize: int) -> tuple[int, int]:
         """Bytes for each example that y takes (0 where it is a view of x), and that `saved` takes beside x and y."""

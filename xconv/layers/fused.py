@@ -55,6 +55,9 @@ class NormReLU(Layer):
     def forward(self, x: Array, ctx: Context) -> tuple[Array, Any]:
         return self.norm.forward(x, ctx, relu=True)
 
+    def learnt(self, saved: Any) -> Any:
+        return self.norm.learnt(saved)
+
     def update(self, saved: Any) -> None:
         self.norm.update(saved)
 

@@ -95,6 +95,11 @@ class BatchNormalization(Layer):
         inv_std = 1.0 / self.backend.xp.sqrt(var + self.epsilon)
         return y.reshape(x.shape), GivenStatistics(maps, inv_std, y if relu else None)
 
+    def learnt(self, saved: Any) -> Any:
+        if isinstance(saved, NormReLUSaved):
+            saved = saved.norm
+        return saved._replace(x=None) if isinstance(saved, BatchNormSaved) else None
+
     def update(self, saved: Any) -> None:
         if isinstance(saved, NormReLUSaved):
             saved = saved.norm

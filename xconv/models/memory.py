@@ -60,6 +60,28 @@ def training_step_bytes(model: Network, batch_size: int) -> int:
     return parameters * (1 + slots) + _activations(plan, batch_size, size)
 
 
+def fitting_batch(model: Network, most: int, free: int) -> int:
+    """The largest batch of at most `most` examples whose training step fits into `free` bytes; 0 where none does.
+
+    Gradients and optimizer's state that are there already need no room.
+    """
+    plan, size = Plan(model.graph, model.backend, fuse=model.fuse), model.itemsize
+    parameters = sum(math.prod(spec.shape) for _, _, spec in model.graph.specs.values()) * size
+    there = 0 if getattr(model, "_gradients", None) is None else parameters
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is not None:
+        there += sum(array.nbytes for name, array in optimizer.state_arrays().items() if name != "hyper")
+    fixed = training_step_bytes(model, 0) - there
+    low, high = 0, max(0, most)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if fixed + _activations(plan, middle, size) <= free:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
 def _activations(plan: Plan, n: int, itemsize: int) -> int:
     graph, pool = plan.graph, _Pool()
 

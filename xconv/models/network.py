@@ -17,6 +17,7 @@ from xconv.errors import ConfigError, ShapeError, described
 from xconv.graph import Graph
 from xconv.layers import Context, Layer
 from xconv.layers.symbolic import Tensor
+from xconv.models.halves import smaller
 from xconv.models.store import Store, store_of
 from xconv.parameters import Parameters
 from xconv.plan import Plan
@@ -351,11 +352,26 @@ class Network:
     ) -> Iterator[tuple[int, int, list[Array]]]:
         """(first, count, outputs) for each batch in turn, in inference; with `verbose` 1 under a bar on stderr."""
         starts = range(0, len(xs[0]), positive(batch_size, "batch_size"))
-        for first in tqdm(starts, file=sys.stderr, leave=False, unit="batch") if verbose == 1 else starts:
+        most = min(batch_size, len(xs[0]))
+        for start in tqdm(starts, file=sys.stderr, leave=False, unit="batch") if verbose == 1 else starts:
+            first, end = start, min(start + batch_size, len(xs[0]))
+            while first < end:
+                part = [x[first : min(first + most, end)] for x in xs]
+                ys = self._outputs(part, plan)
+                if ys is None:
+                    most = smaller(self, len(part[0]), told=most < min(batch_size, len(xs[0])))
+                    continue
+                yield first, len(part[0]), ys
+                first += len(part[0])
+
+    def _outputs(self, xs: Sequence[np.ndarray], plan: Plan) -> list[Array] | None:
+        """The outputs of one batch, in inference; None where there is no room for it, and nothing is held any more."""
+        try:
             with self.backend.running():
-                batch = self._here([x[first : first + batch_size] for x in xs])
-                ys = [self._leave(y) for y in plan.forward(self._enter(batch), Context(seed=self.seed))]
-            yield first, len(batch[0]), ys
+                ys = plan.forward(self._enter(self._here(xs)), Context(seed=self.seed))
+                return [self._leave(y) for y in ys]
+        except MemoryError:
+            return None
 
     # ------------------------------------------------------------------ asking
 

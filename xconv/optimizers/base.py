@@ -169,6 +169,16 @@ class Optimizer:
             self._set_rate(self._scheduled(self._schedule))
         self.steps += 1
 
+    def untick(self, rate: float) -> None:
+        """Takes a `tick` back whose step was not done; `rate` is that of the step before."""
+        self.steps -= 1
+        self._set_rate(rate)
+
+    def ready(self, params: Parameters) -> None:
+        """Make the state of these parameters, if it is not there: what `apply` does before it changes anything."""
+        self._bind(params.backend)
+        self._flat_state(params)
+
     def apply(self, params: Mapping[str, Array], grads: Mapping[str, Array]) -> None:
         """The device's part of a step: all of the rest. Once done, it can be recorded and replayed."""
         if isinstance(params, Parameters) and isinstance(grads, Parameters) and _same_layout(params, grads):

@@ -173,7 +173,7 @@ def _results(trial: _Trial, backend: Backend, train: bool, dtype: str, what: str
         check(_same(backward(saved, need), runs[0]), f"{what}: a gradient depends on what else is needed")
     if train:
         with backend.running():
-            bound.update(saved)
+            bound.update(bound.learnt(saved))
         after = _on_host(bound.params, backend, dtype, what)
         for name in trial.trained:
             check(after[name].tobytes() == before[name], f"{what}: update changes {name}, which gradients train")
