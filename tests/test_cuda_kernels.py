@@ -63,6 +63,12 @@ BROKEN = [  # file, kernel, what is changed, into what
     ("norm", "batch_norm_moments", "apart * apart * a.count * share", "T(0)"),  # parts that lie apart
     ("norm", "batch_norm_gradients", "place * channels + c) * 2", "place * channels + c + 1) * 2"),
     ("norm", "batch_norm_backward", "sums.gamma * inverse * inverse", "sums.gamma * inverse"),
+    ("layout", "maps_to_nhwc", "channel + threadIdx.x < c", "channel + threadIdx.x <= c"),  # over the next place
+    ("layout", "cast", "bits >> 16 & 1u", "1u"),  # ties away from zero
+    ("layout", "cast", "(bits & 0x7fffffffu) > 0x7f800000u", "false"),  # a NaN becomes zero
+    ("layout", "nhwc_to_maps", "relu ? positive_part(value) : value", "relu ? value : positive_part(value)"),
+    ("layout", "nhwc_to_maps", "bias[channel + row]", "bias[channel]"),
+    ("channels", "channel_sums", "n * (blockIdx.y + 1)", "n * blockIdx.y + 1"),  # leaves images out
     (
         "softmax",
         "softmax_cross_entropy",

@@ -293,6 +293,13 @@ def test_why_there_is_no_cudnn(monkeypatch):
     def broken():
         raise RuntimeError("CUDNN_STATUS_NOT_INITIALIZED\nlibcudnn.so.9 not found")
 
+    module = cudnn.build()
+    module.create_handle = broken
+    with standin.modules(standin.install().xp, standin.module.pathfinder(), module):
+        backend = type(standin.install())()
+        ((note, fix),) = backend.notes()
+    assert note.startswith("cuDNN is not usable (RuntimeError: CUDNN_STATUS_NOT_INITIALIZED libcudnn.so.9")
+    assert fix == 'pip install "xconv[cudnn13]"' and backend.describe()["convolution"].startswith("im2col and cuBLAS")
     assert "nvidia-cudnn-frontend 1.17.0 being too old: pip install" in reason(__version__="1.17.0")
     assert "RuntimeError: CUDNN_STATUS_NOT_INITIALIZED libcudnn.so.9 not found" in reason(create_handle=broken)
 

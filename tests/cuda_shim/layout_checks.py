@@ -34,6 +34,7 @@ def widened(bits):
 def awkward(seed, *shape):
     x = draw(seed, *shape, dtype="f4")
     x.reshape(-1)[: len(AWKWARD)] = AWKWARD[: x.size]
+    x.reshape(-1).view("u4")[0] = 0x7FFFFFFF  # the NaN that rounding up would make a zero
     return x
 
 

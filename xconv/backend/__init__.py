@@ -104,7 +104,7 @@ def get_backend(name: str | Backend | None = None) -> Backend:
 
     None means $XCONV_BACKEND, or "auto" where that is not set. A backend that is named either runs or raises
     BackendError with the cause and the fix; "auto" says on stderr, once, what it chose and why. ConfigError where a
-    setting that a backend reads, $XCONV_NUM_THREADS or $XCONV_WORKSPACE, is wrong.
+    setting that a backend reads, $XCONV_NUM_THREADS, $XCONV_PRECISION or $XCONV_WORKSPACE, is wrong.
     """
     if isinstance(name, Backend):
         return name

@@ -116,7 +116,6 @@ class CupyArrays(Backend):
             "driver": dotted(runtime.driverGetVersion()),
             "cublas": self._cublas.version(),
             "cudnn": cudnn_version(),
-            "precision": "float32 without TF32",
         }
 
     def notes(self) -> list[tuple[str, str | None]]:

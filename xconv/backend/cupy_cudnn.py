@@ -55,7 +55,14 @@ class CupyCudnn(CupyProducts):
     def describe(self) -> dict[str, Any]:
         """Device, versions and settings; `convolution` tells what computes it, and without cuDNN what gives it."""
         by = f"cuDNN {self._about_cudnn}" if self._cudnn else f"im2col and cuBLAS (cuDNN is {self._about_cudnn})"
-        return {**super().describe(), "precision": self.precision, "convolution": by}
+        return {**super().describe(), "convolution": by}
+
+    def notes(self) -> list[tuple[str, str | None]]:
+        said = super().notes()
+        why, _, fix = self._about_cudnn.rpartition(": ")
+        if self._cudnn is None and why != "not installed":
+            said.append((f"cuDNN is {why}: convolutions run by own kernels and cuBLAS", fix))
+        return said
 
     # ------------------------------------------------------------------ the rule
 
