@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -46,6 +47,12 @@ class Arrays:
         """Memory for a result: its content is undefined."""
         return self.xp.empty(shape, dtype)
 
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """Memory full of zeros."""
+        a = self.empty(shape, dtype)
+        a[...] = 0
+        return a
+
     def contiguous(self, view: Array) -> Array:
         """The array itself where it is C-contiguous, else a copy that is."""
         if view.flags.c_contiguous:
@@ -60,6 +67,17 @@ class Arrays:
     def recorder(self) -> Recorder | None:
         """What records the training steps of one model, to replay them; None where they run as they come."""
         return None
+
+    def free_bytes(self) -> int | None:
+        """Memory of the device that can still be taken; None where arrays lie in the host's memory."""
+        return None
+
+    def release(self) -> None:
+        """Give back memory that is kept for reuse and idle."""
+
+    def stage(self, rows: Sequence[tuple[tuple[int, ...], np.dtype]]) -> Any:
+        """Pinned memory for batches of these shapes and dtypes, and as much on the device: see cupy_stage.Stage."""
+        raise NotImplementedError(f"{self.name}: arrays lie in the host's memory already")
 
     def running(self) -> AbstractContextManager[Any]:
         """Entered around each step and prediction, for settings that must hold while kernels run."""

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 
+from xconv.backend import gpu_memory
 from xconv.backend.base import Array, Backend
 from xconv.backend.cublas import Cublas
 from xconv.backend.cuda import cudnn_version, dotted, notes, usable_cupy
 from xconv.backend.cuda_kernels import SUFFIX, Kernels
 from xconv.backend.cupy_record import CupyRecorder, capturing
+from xconv.backend.cupy_stage import Stage
 from xconv.errors import BackendError, DTypeError, described
 
 
@@ -32,6 +34,7 @@ class CupyArrays(Backend):
         self._here = self.xp.cuda.Device(device)
         self.array_type = self.xp.ndarray
         with self._here:
+            self.memory_limit = gpu_memory.set_limit(self.xp)
             self._cublas = Cublas(self.xp)
         self._kernels = Kernels(self.xp)
         self._streams: list[Any] = []  # of recorders that are gone, for the next ones
@@ -100,6 +103,17 @@ class CupyArrays(Backend):
         """CUDA graphs."""
         return CupyRecorder(self.xp, self._streams)
 
+    def free_bytes(self) -> int:
+        with self._here:
+            return gpu_memory.free_bytes(self.xp)
+
+    def release(self) -> None:
+        with self._here:
+            self.xp.get_default_memory_pool().free_all_blocks()
+
+    def stage(self, rows: Sequence[tuple[tuple[int, ...], np.dtype]]) -> Stage:
+        return Stage(self.xp, rows)
+
     def describe(self) -> dict[str, Any]:
         """Device, its memory and compute capability, versions of CuPy, CUDA, driver and cuBLAS."""
         runtime = self.xp.cuda.runtime
@@ -111,6 +125,7 @@ class CupyArrays(Backend):
             "devices": self.devices,
             "version": f"cupy {self.xp.__version__}",
             "memory": about["totalGlobalMem"],
+            "memory_limit": self.memory_limit,
             "compute_capability": f"{about['major']}.{about['minor']}",
             "cuda": dotted(runtime.runtimeGetVersion()),
             "driver": dotted(runtime.driverGetVersion()),

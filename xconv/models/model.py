@@ -14,8 +14,8 @@ import numpy as np
 from xconv import checks
 from xconv.backend import Array
 from xconv.callbacks import Callback, History
-from xconv.errors import ConfigError, DeadNetworkWarning, RecordingError, ShapeError, described
-from xconv.layers import Context
+from xconv.errors import ConfigError, DeadNetworkWarning, OutOfMemoryError, RecordingError, ShapeError, described
+from xconv.layers import Context, Layer
 from xconv.models import files, summary
 from xconv.models.network import listed
 from xconv.models.objective import Objective
@@ -55,18 +55,21 @@ class Model(Objective):
         ts: Sequence[Array],
         weights: Array | None,
         grads: Parameters,
-        *,
-        update: bool = False,
+        learnt: list[tuple[Layer, Any]] | None = None,
     ) -> list[Array]:
-        """Fills `grads`; gives the values of `_judged`. `update` moves moving statistics, as a training step does."""
+        """Fills `grads`; gives the values of `_judged`. `learnt` gains what layers' `update` takes, at the step's end.
+
+        Changes nothing else, so that a step which fails here can be done again.
+        """
         tape: Tape = []
         plan = self._loss_plan()
         ctx = Context(train=True, seed=self.seed, step=self._steps)
         ys = [self._leave(y) for y in plan.forward(self._enter(xs), ctx, tape)]
         values, dys = self._judged(ys, ts, weights)
-        if update:
-            for run, saved in tape:
-                run.layer.update(saved)
+        if learnt is not None:
+            moved = [(run.layer, saved) for run, saved in tape if type(run.layer).update is not Layer.update]
+            learnt += [(layer, layer.learnt(saved)) for layer, saved in moved]
+            del moved
         plan.backward([self._leave(dy, back=True) for dy in dys], tape, grads)
         for name, regularizer in self._penalties():
             if name not in grads.fixed:
@@ -90,27 +93,38 @@ class Model(Objective):
         """
         optimizer = self._optimizer("train_step")
         self._ready()
+        rate = optimizer.lr
         optimizer.tick()
         try:
-            return self._recorded(self, listed(x), listed(t), weights)
-        except RecordingError:
-            optimizer.steps -= 1  # the step was not done
+            return self._rescue.step(self, listed(x), listed(t), weights)
+        except (RecordingError, OutOfMemoryError):
+            optimizer.untick(rate)  # the step was not done
             raise
 
     def eager_step(self, xs: Sequence[Array], ts: Sequence[Array], weights: Array | None) -> Sequence[Array]:
         """What the device does in a step, operation by operation. Once done, it can be recorded and replayed."""
         with self.backend.running():
-            values = self._forward_backward(xs, ts, weights, self._grads, update=True)
-            self.changed_by(self.as_sums(values, len(xs[0])))
+            learnt: list[tuple[Layer, Any]] = []
+            self._optimizer("train_step").ready(self._parameters)
+            values = self._forward_backward(xs, ts, weights, self._grads, learnt)
+            self.changed_by(self.as_sums(values, len(xs[0])), learnt)
         return values
 
-    def changed_by(self, sums: Sequence[Array]) -> None:
+    def changed_by(self, sums: Sequence[Array], learnt: Sequence[tuple[Layer, Any]] = ()) -> None:
         """What a step does once the gradients are there; `sums` are `as_sums` of its values."""
-        self._optimizer("train_step").apply(self._parameters, self._grads)
-        self._steps += 1
         totals = self.totals
-        for i, value in enumerate(sums):
-            totals[i : i + 1] += value
+        try:
+            self._optimizer("train_step").apply(self._parameters, self._grads)
+            for layer, kept in learnt:
+                layer.update(kept)
+            self._steps += 1
+            for i, value in enumerate(sums):
+                totals[i : i + 1] += value
+        except MemoryError as error:
+            raise OutOfMemoryError(
+                f"{self.name}: out of memory while parameters were updated: some may be, and some not; go on from what "
+                f"was saved last. Received: {error}"
+            ) from error
 
     def room(self, last: Batch | None, count: int) -> Batch | None:
         """Where the next batch may be put, one like the last but of `count` examples, to save the copy of it."""

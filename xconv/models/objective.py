@@ -13,6 +13,7 @@ from xconv.errors import ConfigError, described
 from xconv.layers import Context
 from xconv.models.heads import Head, heads
 from xconv.models.network import Network
+from xconv.models.rescue import Rescue
 from xconv.models.step import Steps
 from xconv.optimizers import Optimizer
 
@@ -23,7 +24,7 @@ class Objective(Network):
     def _settings(self, *settings: Any) -> None:
         super()._settings(*settings)
         self.optimizer: Optimizer | None = None
-        self._recorded = Steps()
+        self._recorded, self._rescue = Steps(), Rescue()
         self._totals: tuple[Backend, Array] | None = None
         self._asked: tuple[Any, Any, Any] = (None, None, None)  # loss, metrics, loss weights
 

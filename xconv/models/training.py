@@ -15,6 +15,8 @@ from xconv.callbacks import Callback, History, Logs
 from xconv.callbacks.progress import READ_EVERY, shown
 from xconv.errors import ConfigError, DataError, NonFiniteError, described
 from xconv.layers import BatchNormalization
+from xconv.models.feed import Feed, feed
+from xconv.models.step import Batch
 from xconv.optimizers import Optimizer
 from xconv.shapes import positive
 
@@ -85,10 +87,13 @@ class Fit:
         with _watched(self.watchers):
             for watcher in self.watchers:
                 watcher.on_train_begin()
+            batches: Feed | None = None
             for epoch in range(self.initial_epoch, self.epochs):
                 for watcher in self.watchers:
                     watcher.on_epoch_begin(epoch)
-                logs = self._epoch(epoch, xs, ts, weights)
+                if batches is None or batches.backend is not model.backend:  # a callback may move the model
+                    batches = feed(model, xs, ts, weights, self.batch_size)
+                logs = self._epoch(epoch, batches, n)
                 if held_out is not None:
                     measured = model._measured(*held_out)
                     logs |= {f"val_{name}": value for name, value in measured.items()}
@@ -113,13 +118,12 @@ class Fit:
                     f"batch_size. Received: {n} examples in batches of {self.batch_size}, the last of {last}"
                 )
 
-    def _epoch(
-        self, epoch: int, xs: list[np.ndarray], ts: list[np.ndarray], weights: np.ndarray | None
-    ) -> dict[str, float]:
-        model, n = self.model, len(xs[0])
+    def _epoch(self, epoch: int, batches: Feed, n: int) -> dict[str, float]:
+        """The epoch of that number, counted from 0, on n examples; what it measured."""
+        model = self.model
         backend, names = model.backend, model.log_names()
         # Streams count epochs from 1.
-        order = streams.permutation(model.seed, epoch + 1, n) if self.shuffle else np.arange(n)
+        batches.start(streams.permutation(model.seed, epoch + 1, n) if self.shuffle else np.arange(n))
         with backend.running():
             model.totals.fill(0.0)  # on the device: sums over the epoch so far
         self.seen = 0
@@ -131,16 +135,15 @@ class Fit:
         recording, start = model.recording_seconds, time.perf_counter()
         last_read = start
         unread = 1
+        given: Batch | None = None
         logs: Mapping[str, float] = {}
         for batch, first in enumerate(range(0, n, self.batch_size)):
             for watcher in self.watchers:
                 watcher.on_train_batch_begin(batch)
-            chosen = order[first : first + self.batch_size]
-            x = [backend.asarray(array[chosen], model.dtype) for array in xs]
-            t = [backend.asarray(array[chosen]) for array in ts]
-            w = None if weights is None else backend.asarray(weights[chosen], model.dtype)
-            model.train_step(x, t, w)
-            self.seen += len(chosen)
+            count = min(self.batch_size, n - first)
+            given = batches.batch(first, count, model.room(given, count))
+            model.train_step(*given)
+            self.seen += count
             self.history.steps += 1
             logs = Logs(read)
             for watcher in self.watchers:
