@@ -25,7 +25,7 @@ SANITIZED = "XCONV_SANITIZE" in os.environ  # see sanitized.py
 MISSING = "" if COMPILER else "g++ is not installed"
 FLAGS = ("-std=c++17", "-O2", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas")
 
-SANITIZE = ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all") if SANITIZED else ()
+SANITIZE = ("-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all") if SANITIZED else ()
 
 _order = 0  # in which a block's threads run: see cuda_shim.h
 

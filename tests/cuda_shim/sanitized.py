@@ -7,6 +7,7 @@ A program of its own, since the sanitizer must be in a process from its start: `
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from functools import cache
@@ -40,15 +41,18 @@ def main(args: list[str]) -> None:
 
     checks = cuda_shim.all_checks()
     file, *broken = args
+    # float32's kernels alone: float64's are the same templates, and take as long to compile.
+    source = re.sub(r"^\w*KERNELS\(.*f64(_u8|_i32)?\)\n", "", cuda.source(file), flags=re.MULTILINE)
     if not broken:
+        module = cuda_shim.Module(source)
         for name in (name for name in checks if checks[name][0] == file):
-            checks[name][1](cuda_shim.module(file), cuda.source(file), "f4", name)  # f8 is the same template
+            checks[name][1](module, source, "f4", name)
             print(name, "is clean", flush=True)
         return
     name, old, new = broken
-    assert old in cuda.source(file)
+    assert old in source
     try:
-        checks[name][1](cuda_shim.Module(cuda.source(file).replace(old, new)), cuda.source(file), "f4", name)
+        checks[name][1](cuda_shim.Module(source.replace(old, new)), source, "f4", name)
     except AssertionError as error:
         print("only its result is wrong:", error)
 
