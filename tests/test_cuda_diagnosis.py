@@ -11,7 +11,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from tests import standin
-from tests.standin import device, module
+from tests.standin import cudnn, device, module
 from xconv import backend as backends
 from xconv.errors import BackendError
 
@@ -169,35 +169,47 @@ def test_a_backend_that_runs_exits_with_0(fake, monkeypatch, run):
     assert code == 1 and "cupy:3: there is no CUDA device 3" in out and "numpy" in out
 
 
-def with_cudnn(monkeypatch, version):
-    """`import cudnn` gives a frontend whose library is that, or is not found."""
-    frontend = ModuleType("cudnn")
-    frontend.backend_version = (lambda: version) if isinstance(version, int) else _raise(version)
-    monkeypatch.setitem(sys.modules, "cudnn", None if version is None else frontend)
+def frontend(**changes):
+    """A stand-in of `import cudnn`, changed."""
+    module = cudnn.build()
+    for name, value in changes.items():
+        setattr(module, name, value)
+    return module
 
 
-@pytest.mark.parametrize("version", [None, RuntimeError("libcudnn.so.9: cannot open"), OSError("no library")])
-def test_cudnn_missing_is_a_note_and_no_error(fake, monkeypatch, run, version):
-    with_cudnn(monkeypatch, version)
-    monkeypatch.setattr(backends, "_made", {"cupy": fake})
-    row = backends.backends()[0]
-    assert row.usable and row.reason is None and fake.describe()["cudnn"] is None
+WITHOUT = {
+    "none": (None, "not installed"),
+    "no library": (
+        {"create_handle": _raise(RuntimeError("libcudnn.so.9:\n cannot open"))},
+        r"not usable \(RuntimeError: libcudnn.so.9: cannot open\)",
+    ),
+    "too old": ({"__version__": "1.17.0"}, "not usable, nvidia-cudnn-frontend 1.17.0 being too old"),
+}
+
+
+@pytest.mark.parametrize("cause", WITHOUT)
+def test_cudnn_missing_is_a_note_and_no_error(fake, monkeypatch, run, cause):
+    changes, why = WITHOUT[cause]
+    monkeypatch.setattr(backends, "_made", {})
+    with standin.modules(_cupy_that(), module.pathfinder(), None if changes is None else frontend(**changes)):
+        row = backends.backends()[0]
+        code, out, _ = run("backends", "cupy")
+    standin.state.module = fake.xp
+    assert row.usable and row.reason is None and code == 0
     ((note, cure),) = row.notes
-    assert note.startswith("no cuDNN: ") and cure == 'pip install "xconv[cudnn13]"'
-    code, out, _ = run("backends", "cupy")
-    assert code == 0 and f"cupy: {note}\n  to mend it: {cure}\n" in out
+    assert re.fullmatch(rf"cuDNN is {why}: convolutions run by own kernels and cuBLAS", note)
+    assert cure == 'pip install "xconv[cudnn13]"'
+    assert f"cupy: {note}\n  to mend it: {cure}\n" in out
 
 
-def test_cudnn_that_is_there_is_told(fake, monkeypatch):
-    with_cudnn(monkeypatch, 91402)
-    monkeypatch.setattr(backends, "_made", {"cupy": fake})
-    assert fake.describe()["cudnn"] == "9.14.2" and backends.backends()[0].notes == ()
+def test_cudnn_that_is_there_needs_no_note():
+    assert standin.install_with_cudnn().notes() == []
 
 
-def test_several_gpus_are_told(fake, monkeypatch):
-    with_cudnn(monkeypatch, 91402)
-    monkeypatch.setattr(fake, "devices", 4)
-    assert fake.notes() == [("one of 4 GPUs; the others are 'cupy:1' to 'cupy:3'", None)]
+def test_several_gpus_are_told(monkeypatch):
+    backend = standin.install_with_cudnn()
+    monkeypatch.setattr(backend, "devices", 4)
+    assert backend.notes() == [("GPU 0 of 4: 'cupy:0' to 'cupy:3'", None)]
 
 
 def test_backends_lists_the_reason(fake, monkeypatch):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any, NoReturn
 
 from xconv.errors import BackendError
@@ -49,27 +48,6 @@ def usable_cupy(device: int = 0) -> tuple[Any, int]:
     with cupy.cuda.Device(device):
         _check_compiler(cupy, version)
     return cupy, devices
-
-
-def cudnn_version() -> str | None:
-    """cuDNN's version, as 9.14.0; None where the library or its frontend is not installed."""
-    try:
-        cudnn = import_module("cudnn")
-        number = int(cudnn.backend_version())
-    except (ImportError, OSError, RuntimeError):  # no frontend; or no library, which it looks for itself
-        return None
-    return f"{number // 10000}.{number % 10000 // 100}.{number % 100}"
-
-
-def notes(cupy: Any, devices: int) -> list[tuple[str, str | None]]:
-    """What a usable backend does without, with the line that mends it; and how to choose among several devices."""
-    said: list[tuple[str, str | None]] = []
-    if cudnn_version() is None:
-        major = cupy.cuda.runtime.runtimeGetVersion() // 1000
-        said.append(("no cuDNN: convolutions run by own kernels and cuBLAS", f'pip install "xconv[cudnn{major}]"'))
-    if devices > 1:
-        said.append((f"one of {devices} GPUs; the others are 'cupy:1' to 'cupy:{devices - 1}'", None))
-    return said
 
 
 def _check_driver(cupy: Any, version: str) -> int:

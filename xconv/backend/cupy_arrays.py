@@ -13,7 +13,7 @@ import numpy as np
 from xconv.backend import gpu_memory
 from xconv.backend.base import Array, Backend
 from xconv.backend.cublas import Cublas
-from xconv.backend.cuda import cudnn_version, dotted, notes, usable_cupy
+from xconv.backend.cuda import dotted, usable_cupy
 from xconv.backend.cuda_kernels import SUFFIX, Kernels
 from xconv.backend.cupy_record import CupyRecorder, capturing
 from xconv.backend.cupy_stage import Stage
@@ -130,11 +130,12 @@ class CupyArrays(Backend):
             "cuda": dotted(runtime.runtimeGetVersion()),
             "driver": dotted(runtime.driverGetVersion()),
             "cublas": self._cublas.version(),
-            "cudnn": cudnn_version(),
         }
 
     def notes(self) -> list[tuple[str, str | None]]:
-        return notes(self.xp, self.devices)
+        if self.devices == 1:
+            return []
+        return [(f"GPU {self.device} of {self.devices}: 'cupy:0' to 'cupy:{self.devices - 1}'", None)]
 
     # ------------------------------------------------------------------ what operations ask of their arguments
 

@@ -58,11 +58,11 @@ class CupyCudnn(CupyProducts):
         return {**super().describe(), "convolution": by}
 
     def notes(self) -> list[tuple[str, str | None]]:
-        said = super().notes()
+        """Where cuDNN is not used: why, with the line that gives it."""
+        if self._cudnn:
+            return super().notes()
         why, _, fix = self._about_cudnn.rpartition(": ")
-        if self._cudnn is None and why != "not installed":
-            said.append((f"cuDNN is {why}: convolutions run by own kernels and cuBLAS", fix))
-        return said
+        return [(f"cuDNN is {why}: convolutions run by own kernels and cuBLAS", fix), *super().notes()]
 
     # ------------------------------------------------------------------ the rule
 
