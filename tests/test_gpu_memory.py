@@ -156,6 +156,38 @@ def test_a_step_is_done_or_left_undone_whatever_memory_there_is(cupy, kind):
     assert seen == ({"refused", "whole"} if kind else {"refused", "halves", "whole"})
 
 
+@pytest.mark.parametrize("kind", [{}, {"norm": True}], ids=["plain", "norm"])
+def test_a_step_that_fails_anywhere_is_done_again_from_where_it_began(cupy, monkeypatch, kind):
+    """Each request for memory of a step fails in turn, once: the second try gives the same bits.
+
+    None comes once something was changed: that would be an OutOfMemoryError, which is not tried again.
+    """
+    from tests.standin.device import MemoryPool, OutOfMemoryError
+
+    asked, fails, malloc = [0], [None], MemoryPool.malloc
+
+    def counted(pool, size):
+        asked[0] += 1
+        if asked[0] == fails[0]:
+            raise OutOfMemoryError("this once")
+        return malloc(pool, size)
+
+    model, after, *_ = begun(cupy, **kind)
+    batch = placed(model)
+    monkeypatch.setattr(state, "allocator", lambda size: counted(state.default_pool, size))
+    model.train_step(*batch)
+    assert all_of(model) == after
+    count = asked[0]
+    assert count > 20
+    for k in range(1, count + 1):
+        model, after, *_ = begun(cupy, **kind)
+        batch, asked[0], fails[0] = placed(model), 0, k
+        model.train_step(*batch)
+        assert asked[0] > k  # it was tried again
+        fails[0] = None
+        assert all_of(model) == after, k
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("n", [2, 7, 24])
 def test_halves_give_the_gradient_of_the_whole(cupy, n, weighted):

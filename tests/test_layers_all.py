@@ -87,7 +87,7 @@ def test_a_step_can_be_recorded(case):
     def step():
         with backend.running():
             y, saved = bound.forward(x, given)
-            bound.update(saved)
+            bound.update(bound.learnt(saved))
             return y, *_flat(bound.backward(y, saved, Need()))
 
     launch, results = standin.record(backend, step)

@@ -48,7 +48,7 @@ def run(layer, x, dy=None, train=True, need=EVERYTHING, **key):
     with backend.running():
         y, saved = layer.forward(x, context(backend, train, **key))
         if train:
-            layer.update(saved)
+            layer.update(layer.learnt(saved))
         dx, grads = layer.backward(y if dy is None else dy, saved, need)
     return y, dx, grads
 

@@ -191,7 +191,7 @@ class Layer:
         """
 
     def learnt(self, saved: Any) -> Any:
-        """What `update` needs of `saved`, which is held until the end of the step: the less, the better."""
+        """What `update` takes, made of `saved`. It is held until the end of the step: the less, the better."""
         return saved
 
     def memory(self, in_shape: Any, out_shape: Shape, itemsize: int) -> tuple[int, int]:

@@ -98,16 +98,16 @@ class BatchNormalization(Layer):
     def learnt(self, saved: Any) -> Any:
         if isinstance(saved, NormReLUSaved):
             saved = saved.norm
-        return saved._replace(x=None) if isinstance(saved, BatchNormSaved) else None
+        if not isinstance(saved, BatchNormSaved):  # the statistics were given
+            return None
+        return tuple(of_batch * (1.0 - self.momentum) for of_batch in (saved.mean, saved.var))
 
     def update(self, saved: Any) -> None:
-        if isinstance(saved, NormReLUSaved):
-            saved = saved.norm
-        if isinstance(saved, BatchNormSaved):
-            for name, of_batch in (("mean", saved.mean), ("var", saved.var)):
+        if saved is not None:
+            for name, share in zip(("mean", "var"), saved, strict=True):
                 moving = self.params[name]
                 moving *= self.momentum
-                moving += of_batch * (1.0 - self.momentum)
+                moving += share
 
     def backward(self, dy: Array, saved: Any, need: Need) -> tuple[Array | None, dict[str, Array]]:
         maps = _maps(dy)
