@@ -99,6 +99,21 @@ def test_dense(backend, dtype):
     close(backend, db, dy.astype("f8").sum(axis=0), "sum")
 
 
+def test_dense_relu(backend, dtype):
+    x, w, b, dy = (draw(*s, dtype=dtype, seed=i) for i, s in enumerate([(4, 9), (9, 6), (6,), (4, 6)]))
+    mine = [backend.asarray(a) for a in (x, w, b, dy)]
+    y = backend.dense(*mine[:3], "relu")
+    before = reference.matmul(x, w) + b
+    close(backend, y, np.where(before > 0, before, 0), "sum")
+    dx, dw, db = backend.dense_backward(mine[3], mine[0], mine[1], y=y)
+    open_ = np.where(before > 0, dy, 0)
+    close(backend, dx, reference.matmul(open_, w.T), "sum")
+    close(backend, dw, reference.matmul(x.T, open_), "sum")
+    close(backend, db, open_.astype("f8").sum(axis=0), "sum")
+    x[1, 2] = np.nan
+    assert np.isnan(backend.to_numpy(backend.dense(backend.asarray(x), *mine[1:3], "relu"))[1]).all()
+
+
 @pytest.mark.parametrize("need", [Need(), Need(x=False), Need(params=False)])
 def test_only_what_is_needed(backend, need):
     x, w, dy = (backend.asarray(draw(*s)) for s in [(2, 1, 5, 5), (3, 1, 2, 2), (2, 3, 4, 4)])

@@ -62,6 +62,24 @@ def test_products(numba, kernels, monkeypatch, dtype, n, k, o, way):
     assert set(called) == ({"forward", "backward"} if way == "skipping" else set())
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_behind_a_relu(numba, kernels, monkeypatch, dtype, way):
+    from xconv.backend import numba_dense
+
+    monkeypatch.setattr(numba_dense, "FEW", WAYS[way])
+    x, w, b, dy = drawn(100, 300, 40, dtype)
+    with numba.running():
+        y = numba.dense(x, w, b, "relu")
+        dx, dw, db = numba.dense_backward(dy, x, w, y=y)
+    x, w, b, dy = (a.astype("f8") for a in (x, w, b, dy))
+    before = x @ w + b
+    assert np.abs(before).min() > 1e-4  # no sum near enough to 0 to change its side
+    close(numba, y, np.where(before > 0, before, 0), "sum")
+    dy = np.where(before > 0, dy, 0)
+    for got, expected in ((dx, dy @ w.T), (dw, x.T @ dy), (db, dy.sum(axis=0))):
+        close(numba, got, expected, "sum")
+
+
 @pytest.mark.parametrize("zeros", [0.0, 0.1, 0.9, 1.0])
 def test_what_decides_is_how_much_is_zero(numba, kernels, monkeypatch, zeros):
     called = spied(monkeypatch, kernels)

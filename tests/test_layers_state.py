@@ -16,6 +16,7 @@ from xconv.layers import (
     BatchNormalization,
     Context,
     Conv2D,
+    Dense,
     Dropout,
     Flatten,
     GlobalMaxPooling2D,
@@ -28,7 +29,7 @@ from xconv.layers import (
     Softmax,
     Tanh,
 )
-from xconv.layers.fused import ConvReLU, ConvReLUMaxPool
+from xconv.layers.fused import ConvReLU, ConvReLUMaxPool, DenseReLU
 from xconv.testing import bind
 
 FOUR = ("gamma", "beta", "mean", "var")
@@ -288,6 +289,29 @@ def test_lambda_is_held_to_its_shapes(backend):
 
 
 # ---------------------------------------------------------------------- fusion
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(6,), (2, 6), (3, 4, 6)])
+def test_dense_and_relu_in_one_give_what_they_give_one_by_one(backend, dtype, bias, shape):
+    weights = {"w": draw(6, 5, seed=1)} | ({"b": draw(5, seed=2)} if bias else {})
+    dense, relu = on(Dense(5, use_bias=bias), backend, dtype, **weights), on(ReLU(), backend, dtype)
+    fused = DenseReLU(dense)
+    fused.backend = backend
+    dense.data_format = "channels_last"
+    x = draw(4, *shape)
+    x = backend.asarray(np.moveaxis(x, -1, 1) if x.ndim == 4 else x, dtype)
+    with backend.running():
+        y, saved = dense.forward(x, Context(train=True))
+        y, open_ = relu.forward(y, Context(train=True))
+        dy = backend.asarray(draw(*y.shape, seed=3), dtype)
+        dx, grads = dense.backward(relu.backward(dy, open_, Need())[0], saved, Need())
+    got_y, got_dx, got = run(fused, x, dy)
+    close(backend, got_y, backend.to_numpy(y), "sum")
+    close(backend, got_dx, backend.to_numpy(dx), "sum")
+    assert list(got) == list(grads) == list(weights) and (backend.to_numpy(y) == 0).any()
+    for key, gradient in grads.items():
+        close(backend, got[key], backend.to_numpy(gradient), "sum", key)
 
 
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])

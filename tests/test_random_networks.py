@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import load
 from tests.random_networks import Network, Node, Output, Results, in_xconv, kinds, networks, random_network
 from xconv import layers
-from xconv.layers.fused import ConvReLU, ConvReLUMaxPool
+from xconv.layers.fused import ConvReLU, ConvReLUMaxPool, DenseReLU
 
 COUNT, SEED = 200, 0
 LIMITS = {"float64": 1e-9, "float32": 1e-4}  # the largest difference over the largest gradient of the network
@@ -193,9 +193,9 @@ def test_backends_and_fused_plans_agree(backend):
         expected = in_xconv.run(network, in_xconv.build(network, load("numpy"), "float64", fuse=False))
         for fuse in (True, False):
             model = in_xconv.build(network, backend, "float64", fuse=fuse)
-            found = {type(run.layer) for run in model._loss_plan().runs} & {ConvReLU, ConvReLUMaxPool}
+            found = {type(run.layer) for run in model._loss_plan().runs} & {ConvReLU, ConvReLUMaxPool, DenseReLU}
             fused |= found
             assert fuse or not found
             far, where = difference(in_xconv.run(network, model), expected)
             assert far <= 1e-12, f"{network}, fuse={fuse}: {far:.3g} of its largest gradient, at {where}"
-    assert fused == ({ConvReLU} if backend.name == "numpy" else {ConvReLU, ConvReLUMaxPool})
+    assert fused == {ConvReLU, DenseReLU} | (set() if backend.name == "numpy" else {ConvReLUMaxPool})

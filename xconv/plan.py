@@ -12,12 +12,12 @@ from xconv.errors import ConfigError, DTypeError, ShapeError, described
 from xconv.graph import Graph, Node
 from xconv.layers import BatchNormalization, Context, Conv2D, Dense, Layer, MaxPool2D, ReLU
 from xconv.layers.base import backward_pair, forward_pair
-from xconv.layers.fused import ConvReLU, ConvReLUMaxPool, NormalizedConv, NormReLU
+from xconv.layers.fused import ConvReLU, ConvReLUMaxPool, DenseReLU, NormalizedConv, NormReLU
 from xconv.parameters import Parameters
 
 # Layers whose backward hands `need` to one operation, which may write the gradient of w where it belongs. Theirs alone:
 # in a layer of one's own two operations could write there.
-ONE_PRODUCT = (Conv2D, Dense, ConvReLU, ConvReLUMaxPool, NormalizedConv)
+ONE_PRODUCT = (Conv2D, Dense, ConvReLU, ConvReLUMaxPool, DenseReLU, NormalizedConv)
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,7 @@ class Plan:
                 or self._conv_relu(chain[:2])
                 or self._conv_norm(chain[:2])
                 or self._norm_relu(chain[:2])
+                or self._dense_relu(chain[:2])
             )
             run = run or _run(node)
             done.update(run.nodes)
@@ -116,6 +117,13 @@ class Plan:
         norm = chain[0].layer
         assert isinstance(norm, BatchNormalization)
         return _run(*chain, layer=NormReLU(norm))
+
+    def _dense_relu(self, chain: list[Node]) -> Run | None:
+        if [type(node.layer) for node in chain] != [Dense, ReLU]:
+            return None
+        dense = chain[0].layer
+        assert isinstance(dense, Dense)
+        return _run(*chain, layer=DenseReLU(dense))
 
     def _conv_pool(self, chain: list[Node]) -> Run | None:
         if [type(node.layer) for node in chain] != [Conv2D, ReLU, MaxPool2D]:

@@ -34,8 +34,8 @@ def share(x):
 
 
 @jit
-def forward(x, w, b, y, chunks, first, last):
-    """x[N,K] @ w[K,O] + b[O] -> y[N,O] for examples first..last.
+def forward(x, w, b, y, chunks, relu, first, last):
+    """x[N,K] @ w[K,O] + b[O] -> y[N,O] for examples first..last, through a ReLU where `relu`.
 
     chunks are where each vector of a row of O sums begins. Nothing is skipped beside a weight that is not finite, so
     that 0 times it is NaN here, too.
@@ -60,7 +60,8 @@ def forward(x, w, b, y, chunks, first, last):
                 add_products(acc, at, panel, p0, where, 0, values, 0, chunks, v, m, vectors, BYTES, True)
     for i in range(n):
         for j in range(o):
-            y[first + i, j] = acc[a0 + i * width + j] + b[j]
+            value = acc[a0 + i * width + j] + b[j]
+            y[first + i, j] = zero if relu and value <= zero else value
 
 
 @jit

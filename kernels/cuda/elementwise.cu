@@ -29,11 +29,14 @@ __device__ void maps_to_product(const T* __restrict__ dy, const T* __restrict__ 
     }
 }
 
-// y[N,O] += bias[O], in place.
+// y[N,O] += bias[O], in place, and then through a ReLU where `relu` is not 0.
 template <typename T>
-__device__ void add_bias(T* __restrict__ y, const T* __restrict__ bias, i64 n, i64 o)
+__device__ void add_bias(T* __restrict__ y, const T* __restrict__ bias, i64 n, i64 o, i64 relu)
 {
-    for (i64 i = first(); i < n * o; i += step()) y[i] += bias[i % o];
+    for (i64 i = first(); i < n * o; i += step()) {
+        const T value = y[i] + bias[i % o];
+        y[i] = relu ? positive_part(value) : value;
+    }
 }
 
 // y = max(x, 0).
@@ -61,9 +64,9 @@ __device__ void relu_backward(const T* __restrict__ dy, const T* __restrict__ y,
     { \
         maps_to_product<T>(dy, y, out, n, f, p); \
     } \
-    extern "C" __global__ void add_bias_##suffix(T* y, const T* bias, i64 n, i64 o) \
+    extern "C" __global__ void add_bias_##suffix(T* y, const T* bias, i64 n, i64 o, i64 relu) \
     { \
-        add_bias<T>(y, bias, n, o); \
+        add_bias<T>(y, bias, n, o, relu); \
     } \
     extern "C" __global__ void relu_##suffix(const T* x, T* y, i64 size) { relu<T>(x, y, size); } \
     extern "C" __global__ void relu_backward_##suffix(const T* dy, const T* y, T* dx, i64 size) \

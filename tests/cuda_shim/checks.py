@@ -254,12 +254,13 @@ def check_maps_to_product(module, source, dtype, name):
 
 
 def check_add_bias(module, source, dtype, name):
-    for n, o in [(1, 1), (7, 3), (5, 40)]:
-        guarded, given, bias = Guarded(), draw(12, n, o, dtype=dtype), draw(13, o, dtype=dtype)
+    for n, o, relu in [(1, 211, 0), (7, 31, 0), (5, 43, 0), (7, 31, 1), (5, 43, 1)]:
+        guarded, given, bias = Guarded(), with_nan(draw(12, n * o, dtype=dtype)).reshape(n, o), draw(13, o, dtype=dtype)
         y = guarded(given)
-        module.get_function(f"{name}_{NAME[dtype]}")(GRID, BLOCK, (y, guarded(bias), n, o))
+        module.get_function(f"{name}_{NAME[dtype]}")(GRID, BLOCK, (y, guarded(bias), n, o, relu))
         guarded.check()
-        near(y, [[float(given[i, j]) + float(bias[j]) for j in range(o)] for i in range(n)], dtype)
+        sums = [[float(given[i, j]) + float(bias[j]) for j in range(o)] for i in range(n)]
+        near(y, [[0 if relu and v < 0 else v for v in row] for row in sums], dtype)
 
 
 def check_relu(module, source, dtype, name):

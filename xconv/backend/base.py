@@ -158,14 +158,20 @@ class Backend(Precision, ConvScratch, Elementwise, BatchNormAndDropout, Gather):
         """a[M,K] @ b[K,P] -> [M,P], in `out` where given; a and b may be transposed views."""
         return self.xp.matmul(a, b, out=self.empty((a.shape[0], b.shape[1]), a.dtype) if out is None else out)
 
-    def dense(self, x: Array, w: Array, b: Array) -> Array:
-        """x[N,I] @ w[I,O] + b[O] -> y[N,O]."""
+    def dense(self, x: Array, w: Array, b: Array, activation: str | None = None) -> Array:
+        """x[N,I] @ w[I,O] + b[O] -> y[N,O]; `activation` is None or "relu"."""
         y = self.matmul(x, w)
         y += b
-        return y
+        return self.xp.maximum(y, 0, out=y) if activation else y
 
-    def dense_backward(self, dy: Array, x: Array, w: Array, need: Need = EVERYTHING) -> tuple[Array, Array, Array]:
-        """dy[N,O] -> dx[N,I] = dy w', dw[I,O] = x' dy, db[O] = sum of dy over the batch."""
+    def dense_backward(
+        self, dy: Array, x: Array, w: Array, need: Need = EVERYTHING, y: Array | None = None
+    ) -> tuple[Array, Array, Array]:
+        """dy[N,O] -> dx[N,I] = dy w', dw[I,O] = x' dy, db[O] = sum of dy over the batch.
+
+        Behind a ReLU `y` is what `dense` gave, and dy counts only where y > 0.
+        """
+        dy = dy if y is None else self.relu_backward(dy, y)
         dx = self.matmul(dy, w.T) if need.x else None
         dw = self.matmul(x.T, dy, need.dw) if need.params else None
         db = dy.sum(axis=0) if need.params else None

@@ -36,15 +36,20 @@ class CupyProducts(CupyArrays):
         self._kernels.each("layout", "cast_bf16", a.size, a, out, a.size)
         return out.T if turned else out
 
-    def dense(self, x: Array, w: Array, b: Array) -> Array:
+    def dense(self, x: Array, w: Array, b: Array, activation: str | None = None) -> Array:
         suffix = self._suffix("dense", x, w, b)
         same_shape(b.shape, w.shape[1:], "dense: b")
         y = self.matmul(x, w)
-        self._kernels.each("elementwise", f"add_bias_{suffix}", y.size, y, self._flat(b), *y.shape)
+        self._kernels.each(
+            "elementwise", f"add_bias_{suffix}", y.size, y, self._flat(b), *y.shape, int(activation == "relu")
+        )
         return y
 
-    def dense_backward(self, dy: Array, x: Array, w: Array, need: Need = EVERYTHING) -> tuple[Array, Array, Array]:
+    def dense_backward(
+        self, dy: Array, x: Array, w: Array, need: Need = EVERYTHING, y: Array | None = None
+    ) -> tuple[Array, Array, Array]:
         suffix = self._suffix("dense_backward", dy, x, w)
+        dy = dy if y is None else self.relu_backward(dy, y)
         dx = self.matmul(dy, w.T) if need.x else None
         if not need.params:
             return dx, None, None

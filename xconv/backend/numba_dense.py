@@ -33,18 +33,21 @@ class NumbaDense(NumbaTeam):
         self._over(max(rows, columns), out.size * a.shape[1] / 32, part)
         return out
 
-    def dense(self, x: Array, w: Array, b: Array) -> Array:
+    def dense(self, x: Array, w: Array, b: Array, activation: str | None = None) -> Array:
         """See Backend.dense. Zeros in x are skipped where there are many of them."""
         if not _suits(x, w) or dense.share(x) > FEW:
-            return super().dense(x, w, b)
+            return super().dense(x, w, b, activation)
         y = self.empty((len(x), w.shape[1]), x.dtype)
         work = y.size * w.shape[0] / 64
-        self._over(len(x), work, dense.forward, x, w, b, y, _chunks(w.shape[1], w.dtype))
+        self._over(len(x), work, dense.forward, x, w, b, y, _chunks(w.shape[1], w.dtype), activation == "relu")
         return y
 
-    def dense_backward(self, dy: Array, x: Array, w: Array, need: Need = EVERYTHING) -> tuple[Array, Array, Array]:
+    def dense_backward(
+        self, dy: Array, x: Array, w: Array, need: Need = EVERYTHING, y: Array | None = None
+    ) -> tuple[Array, Array, Array]:
         """See Backend.dense_backward; threads meet once. Zeros in dy are skipped where there are many of them."""
         inputs, outputs = w.shape
+        dy = dy if y is None else self.relu_backward(dy, y)
         if inputs < outputs or not (need.x and need.params):
             return super().dense_backward(dy, x, w, need)
         dx = self.empty(x.shape, dy.dtype)

@@ -57,15 +57,15 @@ class Dense(Weighted):
     def param_specs(self, in_shape: Shape) -> dict[str, ParamSpec]:
         return self._specs((self._seen(in_shape)[-1], self.units), self.units)
 
-    def forward(self, x: Array, ctx: Context) -> tuple[Array, Any]:
+    def forward(self, x: Array, ctx: Context, activation: str | None = None) -> tuple[Array, Any]:
         x = self.images_last(x)
-        y = self.backend.dense(x.reshape(-1, x.shape[-1]), *self.w_and_b(self.units))
-        return self.images_first(y.reshape(*x.shape[:-1], self.units)), x
+        y = self.backend.dense(x.reshape(-1, x.shape[-1]), *self.w_and_b(self.units), activation)
+        return self.images_first(y.reshape(*x.shape[:-1], self.units)), (x, y if activation else None)
 
     def backward(self, dy: Array, saved: Any, need: Need) -> tuple[Array | None, dict[str, Array]]:
-        x = saved
+        x, y = saved
         dy = self.images_last(dy).reshape(-1, self.units)
-        dx, dw, db = self.backend.dense_backward(dy, x.reshape(-1, x.shape[-1]), self.params["w"], need)
+        dx, dw, db = self.backend.dense_backward(dy, x.reshape(-1, x.shape[-1]), self.params["w"], need, y)
         return None if dx is None else self.images_first(dx.reshape(x.shape)), self.gradients(dw, db)
 
     def config(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from xconv.backend import Array, Need
 from xconv.layers.base import Context, Layer, Shape
 from xconv.layers.conv import Conv2D
+from xconv.layers.dense import Dense
 from xconv.layers.norm import BatchNormalization
 from xconv.layers.pool import MaxPool2D
 
@@ -34,6 +35,22 @@ class ConvReLU(_ConvWith):
 
     keeps = "xy"
     what = {"activation": "relu"}  # noqa: RUF012
+
+
+class DenseReLU(Layer):
+    """Dense and ReLU in one. The parameters stay the Dense's."""
+
+    keeps = "xy"
+
+    def __init__(self, dense: Dense) -> None:
+        super().__init__(name=dense.name)
+        self.dense = dense
+
+    def forward(self, x: Array, ctx: Context) -> tuple[Array, Any]:
+        return self.dense.forward(x, ctx, activation="relu")
+
+    def backward(self, dy: Array, saved: Any, need: Need) -> tuple[Array | None, dict[str, Array]]:
+        return self.dense.backward(dy, saved, need)
 
 
 class NormalizedConv(_ConvWith):
