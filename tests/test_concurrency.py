@@ -152,7 +152,7 @@ def test_blas_gets_its_threads_back_when_the_last_one_leaves():
     guard, inside, leave = OneBlasThread(), threading.Barrier(3), threading.Event()
 
     def stay() -> None:
-        with guard():
+        with guard:
             inside.wait()
             leave.wait()
 
@@ -162,7 +162,7 @@ def test_blas_gets_its_threads_back_when_the_last_one_leaves():
         for thread in threads:
             thread.start()
         inside.wait()
-        with guard():
+        with guard:
             pass
         while_inside = blas_threads()  # two still are
         leave.set()
@@ -178,13 +178,13 @@ def test_the_thread_that_limited_blas_need_not_be_the_one_that_frees_it():
     seen: list[list[int]] = []
 
     def first() -> None:
-        with guard():
+        with guard:
             steps[0].set()
             steps[1].wait()
 
     def last() -> None:
         steps[0].wait()
-        with guard():
+        with guard:
             steps[1].set()
             steps[2].wait()
             seen.append(blas_threads())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numba
@@ -16,6 +16,21 @@ from xconv.backend.threads import OneBlasThread, Team, default_threads
 LINE = 64  # bytes of a cache line
 
 
+class _Running:
+    """Two contexts in one; by hand, since every step enters it several times."""
+
+    def __init__(self, quiet: AbstractContextManager[Any], one_thread: OneBlasThread) -> None:
+        self._quiet, self._one_thread = quiet, one_thread
+
+    def __enter__(self) -> None:
+        self._quiet.__enter__()
+        self._one_thread.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._one_thread.__exit__()
+        self._quiet.__exit__(*error)
+
+
 class NumbaTeam(NumpyBackend):
     """The part of NumbaBackend that knows of threads."""
 
@@ -26,11 +41,9 @@ class NumbaTeam(NumpyBackend):
         self.team = Team(default_threads())
         self._one_blas_thread = OneBlasThread()
 
-    @contextmanager
-    def running(self) -> Iterator[None]:
+    def running(self) -> AbstractContextManager[Any]:
         """BLAS with one thread, because ours run side by side, and none of NumPy's warnings."""
-        with super().running(), self._one_blas_thread():
-            yield
+        return _Running(super().running(), self._one_blas_thread)
 
     def describe(self) -> dict[str, Any]:
         """Device, versions, threads and the BLAS kernels in use."""

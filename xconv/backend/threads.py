@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
@@ -121,19 +120,17 @@ class OneBlasThread:
         self._lock = threading.Lock()
         self._inside = 0
 
-    @contextmanager
-    def __call__(self) -> Iterator[None]:
+    def __enter__(self) -> None:
         with self._lock:
             self._inside += 1
             if self._inside == 1:
                 self._before = [get() for get in self._get]
                 for set_threads in self._set:
                     set_threads(1)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._inside -= 1
-                if self._inside == 0:
-                    for set_threads, threads in zip(self._set, self._before, strict=True):
-                        set_threads(threads)
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                for set_threads, threads in zip(self._set, self._before, strict=True):
+                    set_threads(threads)

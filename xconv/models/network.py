@@ -74,6 +74,7 @@ class Network:
         self._public: Parameters | None = None
         self._gradients: Parameters | None = None
         self._trained: tuple[bool, ...] = ()
+        self._unchanged = -1  # Layer.changes when this was last seen to be current
 
     # ------------------------------------------------------------------ what it is made of
 
@@ -204,13 +205,17 @@ class Network:
 
     def _is_current(self) -> bool:
         """Whether nothing has changed since `_renew`: not the store, nor where it is, nor what is trained."""
-        store, layers = self._store, self.graph.layers
-        return (
-            store is not None
-            and self._whole is store.parameters
-            and all(layer.store is store for layer in layers)
-            and self._trained == tuple(layer.trainable for layer in layers)
-        )
+        store, changes = self._store, Layer.changes
+        if store is None or self._whole is not store.parameters:
+            return False
+        if self._graph is None or self._unchanged != changes:  # some layer is not what it was: perhaps one of these
+            layers = self.graph.layers
+            if any(layer.store is not store for layer in layers):
+                return False
+            if self._trained != tuple(layer.trainable for layer in layers):
+                return False
+            self._unchanged = changes
+        return True
 
     def _renew(self) -> None:
         graph = self.graph
@@ -240,6 +245,8 @@ class Network:
         """What computes; where another model took a layer along, that one's."""
         if self._store is None:
             return self._backend
+        if self._unchanged == Layer.changes:
+            return self._store.backend
         for layer in self.graph.owners:
             if layer.store is not None and layer.store is not self._store:
                 return layer.store.backend
