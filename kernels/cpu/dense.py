@@ -11,7 +11,7 @@ from xconv.kernels.cpu.sparse import MOST, add_products, nonzero
 from xconv.kernels.cpu.vectors import BYTES, copy, lanes_of, transpose
 
 PANEL = 64  # rows of w that `forward` keeps in the first cache while all examples go by
-BLOCK = 128  # examples whose part of x `backward` keeps there
+BLOCK = 128  # examples whose sums, or whose part of x on the way back, stay near
 TILE = 4  # vectors of inputs that it does at once: as many sums as cover a multiplier's latency
 
 
@@ -40,28 +40,30 @@ def forward(x, w, b, y, chunks, relu, first, last):
     chunks are where each vector of a row of O sums begins. Nothing is skipped beside a weight that is not finite, so
     that 0 times it is NaN here, too.
     """
-    n, k, o, lanes = last - first, w.shape[0], w.shape[1], lanes_of(w)
+    k, o, lanes = w.shape[0], w.shape[1], lanes_of(w)
     width = chunks.size * lanes
-    acc, panel = np.zeros(n * width + lanes, x.dtype), np.empty(PANEL * width + lanes, x.dtype)
+    acc, panel = np.empty(BLOCK * width + lanes, x.dtype), np.empty(PANEL * width + lanes, x.dtype)
     a0, p0 = aligned(acc), aligned(panel)
     where, values = np.empty(PANEL + lanes, np.int32), np.empty(PANEL + lanes, x.dtype)
     zero = x.dtype.type(0)
-    for k0 in range(0, k, PANEL):
-        count = min(PANEL, k - k0)
-        for i in range(count):
-            copy(w, (k0 + i) * o, panel, p0 + i * width, o)
-        total = zero
-        for i in range(count * width):
-            total += panel[p0 + i] * zero
+    for start in range(first, last, BLOCK):
+        n = min(BLOCK, last - start)
+        for k0 in range(0, k, PANEL):
+            count = min(PANEL, k - k0)
+            for i in range(count):
+                copy(w, (k0 + i) * o, panel, p0 + i * width, o)
+            total = zero
+            for i in range(count * width):
+                total += panel[p0 + i] * zero
+            for i in range(n):
+                m = nonzero(x, (start + i) * k + k0, where, 0, values, 0, width, count, total != 0)
+                for v in range(0, chunks.size, MOST):
+                    at, vectors = a0 + i * width + v * lanes, min(MOST, chunks.size - v)
+                    add_products(acc, at, panel, p0, where, 0, values, 0, chunks, v, m, vectors, BYTES, k0 > 0)
         for i in range(n):
-            m = nonzero(x, (first + i) * k + k0, where, 0, values, 0, width, count, total != 0)
-            for v in range(0, chunks.size, MOST):
-                at, vectors = a0 + i * width + v * lanes, min(MOST, chunks.size - v)
-                add_products(acc, at, panel, p0, where, 0, values, 0, chunks, v, m, vectors, BYTES, True)
-    for i in range(n):
-        for j in range(o):
-            value = acc[a0 + i * width + j] + b[j]
-            y[first + i, j] = zero if relu and value <= zero else value
+            for j in range(o):
+                value = acc[a0 + i * width + j] + b[j]
+                y[start + i, j] = zero if relu and value <= zero else value
 
 
 @jit
