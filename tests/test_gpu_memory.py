@@ -10,6 +10,7 @@ import pytest
 
 from tests import standin
 from tests.standin import state
+from tests.standin.device import MemoryPool
 from xconv import layers, losses, optimizers
 from xconv.backend import gpu_memory
 from xconv.errors import ConfigError, OutOfMemoryError, OutOfMemoryWarning
@@ -53,6 +54,7 @@ def cupy():
 
 def test_the_limit_is_the_pools(cupy, monkeypatch):
     monkeypatch.setenv("XCONV_GPU_MEMORY", "200MB")
+    monkeypatch.setattr(state, "default_pool", MemoryPool())  # other tests' streams hold workspaces of cuBLAS's
     try:
         made = standin.fresh_backend()
         assert made.memory_limit == made.describe()["memory_limit"] == state.default_pool.get_limit() == 200_000_000

@@ -46,12 +46,16 @@ class Memory:
         self.pool.give_back(self.block, self.source)
 
 
+_idle: list[Any] = []  # what pools have free, which they keep when they are dropped, as CuPy's do
+
+
 class MemoryPool:
     """As cupy.cuda.MemoryPool. A capture may only take blocks that the steps before it have left free."""
 
     def __init__(self, allocator: Callable[[int], Memory] | None = None) -> None:
         self._allocator = allocator  # of another pool, where its memory comes from
         self._free: dict[int, list[tuple[np.ndarray, Memory | None]]] = defaultdict(list)
+        _idle.append(self._free)
         self._total = self._used = 0
         self._limit = 0
         self.freed = 0  # how often idle memory was given back
@@ -267,12 +271,12 @@ class State:
 
     @property
     def allocator(self) -> Callable[[int], Memory]:
-        """Where this thread takes memory from."""
+        """Where this thread takes memory from; None, the default, is the pool of all."""
         return getattr(self._local, "allocator", None) or self.default_pool.malloc
 
     @allocator.setter
     def allocator(self, allocator: Callable[[int], Memory] | None) -> None:
-        self._local.allocator = allocator
+        self._local.allocator = None if allocator == self.default_pool.malloc else allocator
 
     @property
     def capture(self) -> Capture | None:
@@ -368,8 +372,7 @@ def run(work: Callable[[], Any], *, again: Callable[[], Any] | None = None) -> N
 @contextmanager
 def using_allocator(allocator: Callable[[int], Memory] | None = None) -> Iterator[None]:
     """As cupy.cuda.using_allocator."""
-    before = state.allocator
-    state.allocator = allocator
+    before, state.allocator = state.allocator, allocator
     try:
         yield
     finally:

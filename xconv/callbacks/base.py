@@ -104,6 +104,9 @@ class History(Callback):
         self.images = 0
         self.steps = 0
 
+    def set_model(self, model: Any) -> None:
+        """Keeps none: the model has its history, and takes its memory along when nobody else has it."""
+
     @property
     def images_per_second(self) -> float:
         """Training images over the seconds spent in training steps."""

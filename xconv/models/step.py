@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MOST = 4  # recordings of one model, each of other shapes and with memory of its own
 _PATIENCE = 3  # recordings begun in vain, one after the other
+_SOON = 5  # steps: who trains no longer misses nothing
 _COUNTERS = frozenset(("steps", "_lr", "_schedule"))  # of an optimizer: told to the device before each step
 
 
@@ -57,6 +58,7 @@ class Steps:
         self._in_vain = 0
         self._replayed = False
         self._verdict: str | None = None  # why not, "" where nothing is in the way
+        self._until_told = 0  # steps until the user hears of it
 
     def ask(self, record: Any) -> None:
         """The setting `record`."""
@@ -87,6 +89,9 @@ class Steps:
         """One step: what `model.eager_step` does and gives."""
         if self._why_not(model):
             self._insist(model)
+            self._until_told -= 1
+            if self._until_told == 0:
+                self._warn(self._why_not(model))
             return model.eager_step(xs, ts, weights)
         given = _arrays(xs, ts, weights)
         key = (*((a.shape, a.dtype.char) for a in given), weights is None)
@@ -127,9 +132,6 @@ class Steps:
         except NotRecorded as error:
             self._refuse(model, str(error))
             return model.eager_step(*shape.batch())
-        except BaseException:  # of a step that ran by itself: its memory may be what is needed now
-            self._recordings = {}
-            raise
         if recording.recorded:
             if not shape.replays:
                 self.seconds += time.perf_counter() - start
@@ -152,7 +154,6 @@ class Steps:
         assert optimizer is not None
         taken = [model._plans, model._heads, model._parameters.flat, model._grads.flat, model._steps, model.totals]
         taken += backend, backend.workspace, backend.precision, model.seed, optimizer
-        taken += optimizer.state_arrays().values()
         taken += [value for name, value in vars(optimizer).items() if name not in _COUNTERS]
         for layer in self._layers:
             taken += layer.params.values()
@@ -178,9 +179,8 @@ class Steps:
             return f"backend {model.backend.name!r} records no steps"
         own = ", ".join(own_code(model) if self.asked is None else [])
         if own:
-            why = f"{own}: code of your own, which is recorded where record=True says that it may be"
-            self._warn(why)
-            return why
+            self._until_told = _SOON
+            return f"{own}: code of your own, which is recorded where record=True says that it may be"
         return ""
 
     def _refuse(self, model: Model, why: str) -> None:
