@@ -149,7 +149,9 @@ class Cublas:
         pointer = ctypes.c_void_p()
         self._check(self._lib.cublasCreate_v2(ctypes.byref(pointer)), "cublasCreate")
         self._check(self._lib.cublasSetStream_v2(pointer, stream), "cublasSetStream")
-        workspace = self._cupy.cuda.alloc(WORKSPACE)  # after the stream: setting one takes a workspace away
+        # From the pool of all, since it outlives a recording and its pool; after the stream, as setting one takes a
+        # workspace away.
+        workspace = self._cupy.get_default_memory_pool().malloc(WORKSPACE)
         self._check(self._lib.cublasSetWorkspace_v2(pointer, workspace.ptr, WORKSPACE), "cublasSetWorkspace")
         return _Handle(pointer, workspace)
 
