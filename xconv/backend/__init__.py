@@ -115,9 +115,10 @@ def get_backend(name: str | Backend | None = None) -> Backend:
     if name == "auto":
         return _best()
     if not isinstance(name, str) or not is_name(name):
+        several = " ('cupy:1' for the second of several GPUs)" if ":" in str(name) else ""
         raise BackendError(
-            f"unknown backend{origin}: expected one of {', '.join(map(repr, sorted(NAMES)))} or 'auto' "
-            f"('cupy:1' for the second of several GPUs). Received: {described(name)}"
+            f"unknown backend{origin}: expected one of {', '.join(map(repr, sorted(NAMES)))} or 'auto'{several}. "
+            f"Received: {described(name)}"
         )
     return _make(name)
 
