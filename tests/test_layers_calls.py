@@ -213,3 +213,14 @@ def test_a_layer_whose_init_calls_no_super():
     with pytest.raises(AttributeError, match="'Flatten' object has no attribute 'kernel'"):
         _ = Flatten().kernel
     assert not hasattr(Add(), "backend")
+
+
+def test_a_layer_of_ones_own_that_leaves_nothing_is_named():
+    class Crop(Layer):
+        def output_shape(self, in_shape):
+            return in_shape[0], in_shape[1] - 8, in_shape[2] - 10
+
+    with pytest.raises(
+        ShapeError, match=r"crop1 .*no output is left.* Received: output_shape \(3, 0, -2\) for inputs \(3, 8, 8\)"
+    ):
+        Sequential([Crop(input_shape=(8, 8, 3))])

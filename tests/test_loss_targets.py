@@ -116,8 +116,7 @@ MISTAKES = {
     ),
     "labels too few": (
         "sparse_categorical_crossentropy", [1], (4,), ShapeError,
-        "t: sparse_categorical_crossentropy expects targets of shape (2,) for outputs of shape (2, 4). "
-        "Received: array of shape (1,), dtype int64",
+        "t: expected labels for 2 examples, as many as there are inputs. Received: labels for 1",
     ),
     "labels for maps": (
         "sparse_categorical_crossentropy", [1, 2], (5, 5, 4), ShapeError,
@@ -245,3 +244,11 @@ def test_losses_that_cannot_be(mistake):
 def test_a_config_with_an_argument_too_many():
     with pytest.raises(ConfigError, match=r"^loss: .*'reduction'\. Received: \{'kind': 'BinaryCrossentropy'"):
         losses.from_config({"kind": "BinaryCrossentropy", "reduction": "none"})
+
+
+@pytest.mark.parametrize("one_hot", [False, True])
+def test_the_wrong_number_of_labels_is_told_as_that(one_hot):
+    loss = losses.CategoricalCrossentropy() if one_hot else losses.SparseCategoricalCrossentropy()
+    t = np.eye(4)[[0, 1, 2]] if one_hot else np.array([0, 1, 2])
+    with pytest.raises(ShapeError, match=r"^t: expected labels for 2 examples, .* Received: labels for 3$"):
+        loss.targets(t, 2, (4,), "t")

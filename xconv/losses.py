@@ -96,6 +96,11 @@ class Loss:
     def _misshapen(
         self, t: np.ndarray, expected: tuple[int, ...], outputs: tuple[int, ...], what: str, cure: str = ""
     ) -> ShapeError:
+        if t.shape[1:] == expected[1:] and t.ndim == len(expected):
+            return ShapeError(
+                f"{what}: expected labels for {expected[0]} examples, as many as there are inputs. "
+                f"Received: labels for {len(t)}"
+            )
         return ShapeError(
             f"{what}: {self.name} expects targets of shape {expected} for outputs of shape {outputs}{cure}. "
             f"Received: {described(t)}"

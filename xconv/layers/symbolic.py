@@ -117,6 +117,11 @@ def connect(layer: Layer, inputs: Any) -> Tensor:
     layer.data_format = formats.pop()
     inside = tuple(tensor.inside for tensor in tensors)
     out = tuple(layer.output_shape(inside if layer.many_inputs else inside[0]))
+    if any(size < 1 for size in out):
+        raise ShapeError(
+            f"{layer.label}: no output is left: every size must be >= 1. Received: output_shape {out} for inputs "
+            f"{' and '.join(map(str, inside))}"
+        )
     y = Tensor(out, layer.data_format, None, layer, tensors)
     if layer.activation is not None:
         layer.activation.data_format = layer.data_format

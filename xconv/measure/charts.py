@@ -23,15 +23,16 @@ def comparison(path: Path, whole: Mapping[str, Any]) -> None:
     names = list(whole["contestants"])
     ran = {short(name, names): row for name, row in whole["contestants"].items() if "error" not in row}
     images = whole.get("images", whole["batch_size"])
+    # Quartiles of the times, as the table has them: those of the inverse are others where rounds are few.
     panels = {
         f"{TITLES[task]}: images/s, more is better": {
-            name: [images / s for s in row[task]] for name, row in ran.items()
+            name: images / np.quantile(row[task], [0.75, 0.5, 0.25]) for name, row in ran.items()
         }
         for task in whole["tasks"]
     }
     if any(row.get("step_mb") for row in ran.values()):
         panels["memory a training step adds: MB, less is better"] = {
-            name: [row.get("step_mb") or 0.0] for name, row in ran.items()
+            name: np.full(3, row.get("step_mb") or 0.0) for name, row in ran.items()
         }
     figure = Figure(figsize=(4.1 * len(panels) + 2.2, 0.42 * len(ran) + 1.5), dpi=120, layout="constrained")
     title = f"{whole['model']}, batch {whole['batch_size']}; {whole['cpu']}, {whole['threads']} threads"
@@ -39,10 +40,10 @@ def comparison(path: Path, whole: Mapping[str, Any]) -> None:
     all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     all_axes[0].invert_yaxis()
     for axes, (name, panel) in zip(all_axes, panels.items(), strict=True):
-        low, middle, high = np.quantile(list(panel.values()), [0.25, 0.5, 0.75], axis=1)
+        low, middle, high = np.array(list(panel.values())).T
         colours = [COLOURS.get(label.split()[0], OTHER) for label in panel]
         axes.barh(list(panel), middle, height=0.7, color=colours)
-        if len(next(iter(panel.values()))) > 1:  # the middle half of the rounds
+        if (low < high).any():  # the middle half of the rounds
             axes.errorbar(middle, range(len(panel)), xerr=[middle - low, high - middle], fmt="none", ecolor=INK, lw=1)
         for y, (value, end) in enumerate(zip(middle, high, strict=True)):
             figures = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
