@@ -283,7 +283,12 @@ def test_names_of_what_is_measured(backend):
         ("sparse_categorical_crossentropy", T + 1, DataError, r"expected labels from 0 to 2. Received: 3 at index 2"),
         ("sparse_categorical_crossentropy", T - 1, DataError, r"expected labels from 0 to 2. Received: -1 at index 0"),
         ("sparse_categorical_crossentropy", T + 0.5, DTypeError, r"integer labels"),
-        ("sparse_categorical_crossentropy", T[:-1], ShapeError, r"\(30,\).*Received: array of shape \(29,\)"),
+        (
+            "sparse_categorical_crossentropy",
+            T[:-1],
+            ShapeError,
+            r"expected labels for 30 examples.*Received: labels for 29",
+        ),
         ("sparse_categorical_crossentropy", ["a"] * 30, DTypeError, r"expected real numbers"),
         ("categorical_crossentropy", np.ones((30, 3)), DataError, r"rows that sum to 1.*Received: a sum of 3"),
         ("binary_crossentropy", np.eye(3)[T] * 2, DataError, r"targets from 0 to 1. Received: 2 at index \(0, 0\)"),
