@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -41,6 +43,27 @@ def load(name: str) -> Backend:
 def backend(request: pytest.FixtureRequest) -> Backend:
     """Each backend by turns."""
     return load(request.param)
+
+
+@pytest.fixture(params=["standin", pytest.param("gpu", marks=pytest.mark.gpu)])
+def cupy(request: pytest.FixtureRequest) -> Backend:
+    """The CuPy backend on its stand-in, and on a device where there is one."""
+    if request.param == "gpu":
+        found = standin.real_or_reason()
+        return pytest.skip(found) if isinstance(found, str) else found
+    if standin.MISSING:
+        pytest.skip(standin.MISSING)
+    return standin.install()
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """script(name): a module of the benchmarks folder."""
+    folder = Path(__file__).parent.parent / "benchmarks"
+    if not folder.is_dir():
+        pytest.skip("the benchmarks folder is not beside the tests")
+    monkeypatch.syspath_prepend(str(folder))
+    return import_module
 
 
 @pytest.fixture(params=["float32", "float64"])

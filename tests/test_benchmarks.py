@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +16,8 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
 @pytest.fixture
-def load(monkeypatch):
-    """load(name): a module of the benchmarks folder."""
-    if not BENCHMARKS.is_dir():
-        pytest.skip("the benchmarks folder is not beside the tests")
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return import_module
-
-
-@pytest.fixture
-def book(load):
-    return load("book_algorithm")
+def book(script):
+    return script("book_algorithm")
 
 
 @pytest.fixture
@@ -79,15 +69,15 @@ def test_book_columns_are_xconvs(book, kernel, stride, pad):
     np.testing.assert_allclose(book.col2im(col, x.shape, kernel, kernel, stride, pad), back, rtol=1e-13)
 
 
-def test_the_book_competes_from_the_same_weights_and_batches(load):
+def test_the_book_competes_from_the_same_weights_and_batches(script):
     """After the same steps it has the loss that xconv has."""
-    theirs = load("contestants").book(20)["book float64"]().ready()
+    theirs = script("contestants").book(20)["book float64"]().ready()
     ours = Xconv(20, "numpy", "float64").ready()
     assert theirs["first_loss"] == pytest.approx(ours["first_loss"], rel=1e-6)  # the book's logarithm of x + 1e-7
 
 
-def test_every_network_has_its_targets(load):
-    peers = load("peers")
+def test_every_network_has_its_targets(script):
+    peers = script("peers")
     assert list(peers.DEMANDS) == list(zoo.ZOO)
     for name, asked in peers.DEMANDS.items():
         found = {**peers.entrants(peers.Network(name, recipe_of(name)), 8, ["numpy", "numba"])}

@@ -10,7 +10,7 @@ from xconv.kernels import cuda
 from tests import cuda_shim
 from tests.cuda_shim import sanitized
 
-MISSING = cuda_shim.MISSING or (not sanitized.library() and "AddressSanitizer's library is not installed")
+MISSING = cuda_shim.MISSING or (not sanitized.runtime() and "g++ came without AddressSanitizer")
 if MISSING:
     if os.environ.get("XCONV_REQUIRE_CUDA_TOOLS") == "1":
         raise RuntimeError(f"XCONV_REQUIRE_CUDA_TOOLS=1, and {MISSING}")

@@ -15,14 +15,6 @@ from xconv.backend import Backend, Need
 from xconv.errors import BackendError, DTypeError, ShapeError
 
 
-@pytest.fixture(params=["standin", pytest.param("gpu", marks=pytest.mark.gpu)])
-def cupy(request):
-    if request.param == "standin":
-        return pytest.skip(standin.MISSING) if standin.MISSING else standin.install()
-    found = standin.real_or_reason()
-    return pytest.skip(found) if isinstance(found, str) else found
-
-
 @pytest.fixture(params=["float32", "float64"])
 def dtype(request):
     return request.param

@@ -16,14 +16,6 @@ from xconv.data import mnist
 SMALL = {"conv_param": {"filter_num": 6, "filter_size": 5, "pad": 0, "stride": 1}, "hidden_size": 20}
 
 
-@pytest.fixture(params=["standin", pytest.param("gpu", marks=pytest.mark.gpu)])
-def cupy(request):
-    if request.param == "standin":
-        return pytest.skip(standin.MISSING) if standin.MISSING else standin.install()
-    found = standin.real_or_reason()
-    return pytest.skip(found) if isinstance(found, str) else found
-
-
 @pytest.fixture(scope="module")
 def images():
     x, t, _, _ = mnist.load("mnist-sample").arrays()

@@ -33,14 +33,6 @@ IMAGES = {
 ON_DEVICE = {"resident": ResidentFeed, "staged": lambda *given: StagedFeed(*given, BATCH)}
 
 
-@pytest.fixture(params=["standin", pytest.param("gpu", marks=pytest.mark.gpu)])
-def cupy(request):
-    if request.param == "standin":
-        return pytest.skip(standin.MISSING) if standin.MISSING else standin.install()
-    found = standin.real_or_reason()
-    return pytest.skip(found) if isinstance(found, str) else found
-
-
 def batches(fed, backend, order=ORDER):
     """Each batch of an epoch, as NumPy arrays; of the last few examples the shorter one."""
     fed.start(order)

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,21 +20,13 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
 @pytest.fixture
-def load(monkeypatch):
-    if not BENCHMARKS.is_dir():
-        pytest.skip("the benchmarks folder is not beside the tests")
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return import_module
+def gpu(script):
+    return script("gpu")
 
 
 @pytest.fixture
-def gpu(load):
-    return load("gpu")
-
-
-@pytest.fixture
-def cases(load):
-    return load("gpu_cases")
+def cases(script):
+    return script("gpu_cases")
 
 
 class Clock:
@@ -183,12 +174,12 @@ RESULTS = {
 }
 
 
-def test_report_and_chart(gpu, load, tmp_path):
+def test_report_and_chart(gpu, script, tmp_path):
     told = gpu.report(RESULTS)
     assert "5.00x PyTorch eager" in told and "1,000,000" in told and "equal to the bit: yes" in told
     assert "900 passed" in told and "other: FAILED: not measured" in told and "1.50 s of training" in told
     pytest.importorskip("matplotlib")
-    chart = load("gpu_chart")
+    chart = script("gpu_chart")
     for name, results in (("some", RESULTS), ("none", {"other": {"error": "x"}})):
         path = tmp_path / "new" / f"{name}.png"
         chart.draw(path, {"device": "a GPU", "date": "today", "results": results})

@@ -17,7 +17,7 @@ from tests.cuda_shim import COMPILER
 
 
 @cache
-def library() -> str:
+def runtime() -> str:
     """Path of AddressSanitizer's library, or "" where the compiler came without it."""
     found = subprocess.run([COMPILER, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
     return found.stdout.strip() if Path(found.stdout.strip()).is_absolute() else ""
@@ -27,7 +27,7 @@ def run(*args: str) -> subprocess.CompletedProcess[str]:
     """This module as a program."""
     env = os.environ | {
         "XCONV_SANITIZE": "1",
-        "LD_PRELOAD": library(),
+        "LD_PRELOAD": runtime(),
         "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
     }
     command = [sys.executable, "-m", "tests.cuda_shim.sanitized", *args]

@@ -11,6 +11,7 @@ import numpy as np
 from xconv.backend.recording import Recorder
 from xconv.backend.saved import Array
 from xconv.backend.workspace import DEFAULT, workspace_bytes
+from xconv.errors import BackendError
 
 
 class Arrays:
@@ -77,7 +78,7 @@ class Arrays:
 
     def stage(self, rows: Sequence[tuple[tuple[int, ...], np.dtype]]) -> Any:
         """Pinned memory for batches of these shapes and dtypes, and as much on the device: see cupy_stage.Stage."""
-        raise NotImplementedError(f"{self.name}: arrays lie in the host's memory already")
+        raise BackendError(f"{self.name}: arrays lie in the host's memory already: there is nowhere to send a batch")
 
     def running(self) -> AbstractContextManager[Any]:
         """Entered around each step and prediction, for settings that must hold while kernels run."""

@@ -98,6 +98,40 @@ class BatchNormAndDropout(Arrays):
         return self.dropout(dy, rate, seed, step, node)
 
 
+class NormInOnePass(BatchNormAndDropout):
+    """Batch normalisation, with ReLU or without, for a backend that does either in one pass each way.
+
+    It gives `_norm` and `_norm_backward`, which finds again from x, read there anyway, where the ReLU was open.
+    """
+
+    fuses_norm_relu = True
+
+    def _norm(self, x: Array, gamma: Array, beta: Array, eps: float, relu: bool) -> tuple[Array, BatchNormSaved]:
+        raise NotImplementedError(self.name)
+
+    def _norm_backward(
+        self, dy: Array, saved: BatchNormSaved, beta: Array, relu: bool, need: Need
+    ) -> tuple[Array | None, Array | None, Array | None]:
+        raise NotImplementedError(self.name)
+
+    def batch_norm(self, x: Array, gamma: Array, beta: Array, eps: float) -> tuple[Array, BatchNormSaved]:
+        return self._norm(x, gamma, beta, eps, False)
+
+    def batch_norm_relu(self, x: Array, gamma: Array, beta: Array, eps: float) -> tuple[Array, NormReLUSaved]:
+        y, saved = self._norm(x, gamma, beta, eps, True)
+        return y, NormReLUSaved(saved, beta, None)
+
+    def batch_norm_backward(
+        self, dy: Array, saved: BatchNormSaved, need: Need = EVERYTHING
+    ) -> tuple[Array | None, Array | None, Array | None]:
+        return self._norm_backward(dy, saved, saved.gamma, False, need)
+
+    def batch_norm_relu_backward(
+        self, dy: Array, saved: NormReLUSaved, need: Need = EVERYTHING
+    ) -> tuple[Array | None, Array | None, Array | None]:
+        return self._norm_backward(dy, saved.norm, saved.beta, True, need)
+
+
 def _wide(of_channels: Array) -> Array:
     """[C] -> [C,1,1], to go with [N,C,H,W]."""
     return of_channels[:, None, None]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from xconv.backend.base import EVERYTHING, Array, BatchNormSaved, Need
+from xconv.backend.base import Array, BatchNormSaved, Need
+from xconv.backend.base_norm import NormInOnePass
 from xconv.backend.cuda_kernels import BLOCK
 from xconv.backend.cupy_arrays import CupyArrays
-from xconv.backend.saved import NormReLUSaved
 from xconv.shapes import same_shape
 
 WARP = 32  # threads that should read side by side
@@ -15,17 +15,8 @@ MOST_PARTS = 128  # of a channel: each block puts them together anew
 _Dims = tuple[int, int, int]
 
 
-class CupyNorm(CupyArrays):
+class CupyNorm(NormInOnePass, CupyArrays):
     """Part of CupyBackend."""
-
-    fuses_norm_relu = True
-
-    def batch_norm(self, x: Array, gamma: Array, beta: Array, eps: float) -> tuple[Array, BatchNormSaved]:
-        return self._norm(x, gamma, beta, eps, False)
-
-    def batch_norm_relu(self, x: Array, gamma: Array, beta: Array, eps: float) -> tuple[Array, NormReLUSaved]:
-        y, saved = self._norm(x, gamma, beta, eps, True)
-        return y, NormReLUSaved(saved, self._flat(beta), None)
 
     def _norm(self, x: Array, gamma: Array, beta: Array, eps: float, relu: bool) -> tuple[Array, BatchNormSaved]:
         suffix = self._suffix("batch_norm", x, gamma, beta)
@@ -40,16 +31,6 @@ class CupyNorm(CupyArrays):
         self._kernels.blocks("norm", f"batch_norm_{suffix}", grid, block, *args)
         return y, BatchNormSaved(x, gamma, mean, inv_std, var)
 
-    def batch_norm_backward(
-        self, dy: Array, saved: BatchNormSaved, need: Need = EVERYTHING
-    ) -> tuple[Array | None, Array | None, Array | None]:
-        return self._norm_backward(dy, saved, saved.gamma, False, need)
-
-    def batch_norm_relu_backward(
-        self, dy: Array, saved: NormReLUSaved, need: Need = EVERYTHING
-    ) -> tuple[Array | None, Array | None, Array | None]:
-        return self._norm_backward(dy, saved.norm, saved.beta, True, need)
-
     def _norm_backward(
         self, dy: Array, saved: BatchNormSaved, beta: Array, relu: bool, need: Need
     ) -> tuple[Array | None, Array | None, Array | None]:
@@ -59,7 +40,8 @@ class CupyNorm(CupyArrays):
         same_shape(dy.shape, x.shape, "batch_norm_backward: dy")
         if not (need.x or need.params):
             return None, None, None
-        dy, sizes = self._flat(dy), _sizes(x, gamma=gamma, beta=beta)
+        sizes = _sizes(x, gamma=gamma, beta=beta)
+        dy, beta = self._flat(dy), self._flat(beta)
         dx = self.empty(x.shape, x.dtype) if need.x else None
         dgamma, dbeta = self.empty((2, sizes[1]), x.dtype)
         grid, block = norm_grid(*sizes)

@@ -5,26 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from xconv import streams
-from xconv.backend.base import EVERYTHING, Array, BatchNormSaved, Need
+from xconv.backend.base import Array, BatchNormSaved, Need
+from xconv.backend.base_norm import NormInOnePass
 from xconv.backend.numba_team import NumbaTeam
-from xconv.backend.saved import NormReLUSaved
 from xconv.kernels.cpu import elementwise, norm
 
 THIN = 64  # entries of a plane up to which loops run along the channels
 DRAWN = 1 << 17  # entries whose part of the mask is drawn at once, and stays in cache until it is used
 
 
-class NumbaNorm(NumbaTeam):
+class NumbaNorm(NormInOnePass, NumbaTeam):
     """Part of NumbaBackend."""
-
-    fuses_norm_relu = True
-
-    def batch_norm(self, x: Array, gamma: Array, beta: Array, eps: float) -> tuple[Array, BatchNormSaved]:
-        return self._norm(x, gamma, beta, eps, False)
-
-    def batch_norm_relu(self, x: Array, gamma: Array, beta: Array, eps: float) -> tuple[Array, NormReLUSaved]:
-        y, saved = self._norm(x, gamma, beta, eps, True)
-        return y, NormReLUSaved(saved, beta, None)
 
     def _norm(self, x: Array, gamma: Array, beta: Array, eps: float, relu: bool) -> tuple[Array, BatchNormSaved]:
         y, (mean, inv_std, var) = self.empty(x.shape, x.dtype), np.empty((3, x.shape[1]), x.dtype)
@@ -32,16 +23,6 @@ class NumbaNorm(NumbaTeam):
         arguments = (_planes(x), gamma, beta, float(eps), relu, _planes(y), mean, inv_std, var)
         self._over(x.shape[1], 4 * x.size, kernel, *arguments)
         return y, BatchNormSaved(x, gamma, mean, inv_std, var)
-
-    def batch_norm_backward(
-        self, dy: Array, saved: BatchNormSaved, need: Need = EVERYTHING
-    ) -> tuple[Array | None, Array | None, Array | None]:
-        return self._norm_backward(dy, saved, saved.gamma, False, need)
-
-    def batch_norm_relu_backward(
-        self, dy: Array, saved: NormReLUSaved, need: Need = EVERYTHING
-    ) -> tuple[Array | None, Array | None, Array | None]:
-        return self._norm_backward(dy, saved.norm, saved.beta, True, need)
 
     def _norm_backward(
         self, dy: Array, saved: BatchNormSaved, beta: Array, relu: bool, need: Need
