@@ -76,9 +76,9 @@ def test_the_book_competes_from_the_same_weights_and_batches(script):
     assert theirs["first_loss"] == pytest.approx(ours["first_loss"], rel=1e-6)  # the book's logarithm of x + 1e-7
 
 
-def test_every_network_has_its_targets(script):
+def test_targets_are_of_contestants_there_are(script):
     peers = script("peers")
-    assert list(peers.DEMANDS) == list(zoo.ZOO)
+    assert set(peers.DEMANDS) <= set(zoo.ZOO)
     for name, asked in peers.DEMANDS.items():
         found = {**peers.entrants(peers.Network(name, recipe_of(name)), 8, ["numpy", "numba"])}
         known = {*found, *peers.TORCH}

@@ -12,7 +12,7 @@ import pytest
 from tests import reference
 from tests.checks import close, draw
 from xconv import book, data
-from xconv.errors import BackendError, FileError, ShapeError
+from xconv.errors import BackendError, ConfigError, FileError, ShapeError
 
 SMALL = {"conv_param": {"filter_num": 6, "filter_size": 5, "pad": 0, "stride": 1}, "hidden_size": 20}
 
@@ -226,3 +226,32 @@ def test_arrays_of_another_backend_are_refused():
 
     with pytest.raises(BackendError, match="Received"):
         book.Affine(Elsewhere(), Elsewhere())
+
+
+def test_deep_convnet_is_the_books(backend):
+    network = book.DeepConvNet(backend=backend)
+    filters = [(16, 1), (16, 16), (32, 16), (32, 32), (64, 32), (64, 64)]
+    shapes = {f"W{i}": (f, c, 3, 3) for i, (f, c) in enumerate(filters, 1)} | {"W7": (64 * 4 * 4, 50), "W8": (50, 10)}
+    shapes |= {f"b{i}": (shapes[f"W{i}"][0 if i < 7 else 1],) for i in range(1, 9)}
+    assert {name: w.shape for name, w in network.params.items()} == shapes
+    for i, inputs in enumerate([9, 16 * 9, 16 * 9, 32 * 9, 32 * 9, 64 * 9, 64 * 4 * 4, 50], 1):  # pre_node_nums
+        assert network.backend.to_numpy(network.params[f"W{i}"]).std() == pytest.approx((2 / inputs) ** 0.5, rel=0.2)
+
+
+def test_deep_convnets_gradient(backend):
+    """Every entry of every parameter, of a network with few filters."""
+    few = {f"conv_param_{i}": {"filter_num": 2} for i in range(1, 7)}
+    network = book.DeepConvNet((1, 8, 8), **few, hidden_size=3, dropout_ratio=0.0, backend=backend, dtype="float64")
+    x, t = draw(4, 1, 8, 8), np.array([1, 0, 3, 9])
+    grads, expected = network.gradient(x, t), network.numerical_gradient(x, t)
+    assert set(expected) == set(grads)
+    largest = max(np.abs(g).max() for g in expected.values())
+    for name, g in expected.items():
+        assert np.abs(network.backend.to_numpy(grads[name]) - g).max() <= 1e-6 * largest, name
+
+
+def test_deep_convnet_says_what_is_wrong():
+    with pytest.raises(ConfigError, match=r"conv_param_3: expected keys among .*'filter_num'.* Received: .'filters'"):
+        book.DeepConvNet(conv_param_3={"filters": 2})
+    with pytest.raises(ConfigError, match=r"input_dim: expected \(channels, height, width\)"):
+        book.DeepConvNet((28, 28))

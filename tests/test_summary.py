@@ -55,6 +55,53 @@ def test_mnist_dropout():
     assert counts(zoo.mnist_dropout(backend="numpy")) == (56_714, 56_714, 0)
 
 
+def test_deep_convnet():
+    assert counts(zoo.deep_convnet(backend="numpy")) == (123_552, 123_552, 0)
+
+
+def test_vgg16():
+    model = zoo.vgg16(backend="numpy")
+    assert counts(model) == (138_357_544, 138_357_544, 0)
+    assert rows(model)[-6:] == [
+        ("flatten", [None, 25_088], 0),
+        ("fc1", [None, 4096], 102_764_544),
+        ("dropout1", [None, 4096], 0),
+        ("fc2", [None, 4096], 16_781_312),
+        ("dropout2", [None, 4096], 0),
+        ("predictions", [None, 1000], 4_097_000),
+    ]
+    for shape, pooling, expected in (
+        ((224, 224, 3), None, [None, 7, 7, 512]),
+        ((64, 100, 3), None, [None, 2, 3, 512]),
+        ((32, 32, 3), "avg", [None, 512]),
+    ):
+        bare = zoo.vgg16(shape, include_top=False, pooling=pooling, backend="numpy")
+        assert counts(bare) == (14_714_688, 14_714_688, 0)
+        assert rows(bare)[-1][1] == expected
+    with pytest.raises(ConfigError, match=r"vgg16: pooling must be None, 'avg' or 'max', .* Received: 'max', include"):
+        zoo.vgg16(pooling="max", backend="numpy")
+
+
+def test_resnet20():
+    model = zoo.resnet20_cifar10(backend="numpy")
+    assert counts(model) == (271_098, 269_722, 1_376)  # the paper's 0.27 million
+    shapes = {name: shape for name, shape, _ in rows(model)}
+    assert shapes["stage1_3_relu"] == [None, 32, 32, 16]
+    assert shapes["stage2_3_relu"] == [None, 16, 16, 32]
+    assert shapes["stage3_3_relu"] == [None, 8, 8, 64]
+    convolutions = [layer for layer in model.layers if isinstance(layer, Conv2D)]
+    assert len(convolutions) + 1 == 20
+    assert counts(zoo.resnet20_cifar10(blocks=9, backend="numpy"))[1] == 853_018  # 56 layers, the paper's 0.85 million
+
+
+@pytest.mark.parametrize("name", list(zoo.ZOO))
+def test_any_network_for_other_images_and_classes(name):
+    size = {"deep-convnet": 20, "vgg16": 32, "vgg16-bn-cifar10": 64}.get(name, 40)
+    model = zoo.entry(name).build(zoo.recipe(name), backend="numpy", input_shape=(size, size, 4), classes=7)
+    assert model.classes == 7
+    assert sorted(model.input_shape) == [4, size, size]
+
+
 def test_vgg16_with_batch_norm():
     model = zoo.vgg16_bn_cifar10(backend="numpy")
     assert counts(model) == (33_655_114, 33_646_666, 8_448)

@@ -24,7 +24,7 @@ from xconv import (  # noqa: E402
     utils,
 )
 from xconv.backend import Backend, BackendInfo, backends, get_backend  # noqa: E402
-from xconv.book.network import SimpleConvNet  # noqa: E402
+from xconv.book.network import DeepConvNet, SimpleConvNet  # noqa: E402
 from xconv.callbacks import *  # noqa: E402, F403
 from xconv.errors import XconvError  # noqa: E402
 from xconv.layers import *  # noqa: E402, F403
@@ -42,6 +42,7 @@ __all__ = [
     "AdamW",
     "Backend",
     "BackendInfo",
+    "DeepConvNet",
     "Model",
     "Momentum",
     "Nesterov",

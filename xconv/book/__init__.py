@@ -1,11 +1,11 @@
 """The names and calls of "Deep Learning from Scratch" (Saitoh 2016), over xconv's own layers.
 
-Change the imports of a chapter-7 program to ``from xconv.book import ...`` and it runs on any backend.
+Change the imports of a chapter-7 or chapter-8 program to ``from xconv.book import ...`` and it runs on any backend.
 """
 
 from xconv.book.functions import RMSprop, col2im, im2col, load_mnist
 from xconv.book.layers import Affine, Convolution, Pooling, Relu, SoftmaxWithLoss
-from xconv.book.network import SimpleConvNet
+from xconv.book.network import DeepConvNet, SimpleConvNet
 from xconv.book.trainer import Trainer
 from xconv.optimizers import SGD, AdaGrad, Adam, Momentum, Nesterov
 
@@ -15,6 +15,7 @@ __all__ = [
     "Adam",
     "Affine",
     "Convolution",
+    "DeepConvNet",
     "Momentum",
     "Nesterov",
     "Pooling",

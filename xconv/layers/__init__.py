@@ -22,7 +22,7 @@ from xconv.layers.merge import (
 )
 from xconv.layers.norm import BatchNormalization
 from xconv.layers.pool import AvgPool2D, GlobalAveragePooling2D, GlobalMaxPooling2D, MaxPool2D
-from xconv.layers.reshape import Flatten, Reshape, ZeroPadding2D
+from xconv.layers.reshape import ChannelPadding, Flatten, Reshape, ZeroPadding2D
 from xconv.layers.symbolic import Input, Tensor
 
 AveragePooling2D, MaxPooling2D = AvgPool2D, MaxPool2D  # Keras has both names
@@ -31,7 +31,7 @@ AveragePooling2D, MaxPooling2D = AvgPool2D, MaxPool2D  # Keras has both names
 REGISTRY: dict[str, type[Layer]] = {
     kind.__name__: kind
     for kind in (
-        Add, Average, AvgPool2D, BatchNormalization, Concatenate, Conv2D, Dense, Dropout, Flatten,
+        Add, Average, AvgPool2D, BatchNormalization, ChannelPadding, Concatenate, Conv2D, Dense, Dropout, Flatten,
         GlobalAveragePooling2D, GlobalMaxPooling2D, Identity, LeakyReLU, MaxPool2D, Maximum, Multiply, ReLU,
         Reshape, Sigmoid, Softmax, Subtract, Tanh, ZeroPadding2D,
     )
@@ -45,6 +45,7 @@ __all__ = [
     "AveragePooling2D",
     "AvgPool2D",
     "BatchNormalization",
+    "ChannelPadding",
     "Concatenate",
     "Context",
     "Conv2D",

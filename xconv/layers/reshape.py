@@ -9,7 +9,7 @@ from typing import Any
 from xconv.backend import Array, Need
 from xconv.errors import ConfigError, ShapeError, described
 from xconv.layers.base import Context, Layer, Shape
-from xconv.shapes import Pads, channels_first, paddings, pair
+from xconv.shapes import Pads, channels_first, paddings, pair, positive
 
 
 class Flatten(Layer):
@@ -116,3 +116,33 @@ class ZeroPadding2D(Layer):
     def config(self) -> dict[str, Any]:
         top, bottom, left, right = self.padding
         return {"padding": [[top, bottom], [left, right]]}
+
+
+class ChannelPadding(Layer):
+    """Channels of zeros before and behind those of images: x[N,C,H,W] -> y[N, before + C + behind, H, W].
+
+    With ``MaxPool2D(1, strides=2)`` before it, the shortcut without parameters of He et al. 2015 (option A), where a
+    residual network halves its images and doubles its channels.
+    """
+
+    keeps = ""
+
+    def __init__(self, before: int = 0, behind: int = 0, **base: Any) -> None:
+        super().__init__(**base)
+        self.before = positive(before, f"{self.label}: before", least=0)
+        self.behind = positive(behind, f"{self.label}: behind", least=0)
+
+    def output_shape(self, in_shape: Shape) -> Shape:
+        c, h, w = self._expect_images(in_shape)
+        return self.before + c + self.behind, h, w
+
+    def forward(self, x: Array, ctx: Context) -> tuple[Array, Any]:
+        y = self.backend.xp.zeros((x.shape[0], *self.output_shape(x.shape[1:])), x.dtype)
+        y[:, self.before : self.before + x.shape[1]] = x
+        return y, x.shape[1]
+
+    def backward(self, dy: Array, saved: Any, need: Need) -> tuple[Array | None, dict[str, Array]]:
+        return self.backend.contiguous(dy[:, self.before : self.before + saved]) if need.x else None, {}
+
+    def config(self) -> dict[str, Any]:
+        return {"before": self.before, "behind": self.behind}

@@ -22,6 +22,7 @@ import numpy as np
 from xconv import data as datasets
 from xconv import losses, zoo
 from xconv.backend import Backend, backends, get_backend
+from xconv.errors import ConfigError
 from xconv.layers import Conv2D, Dense
 from xconv.measure.machine import blas
 from xconv.models import Model, Sequential
@@ -56,23 +57,26 @@ class Network:
 
     def build(self, backend: str | Backend, dtype: str = "float32") -> Model:
         """The network, compiled with the optimizer that all contestants use."""
-        net = zoo.entry(self.model).build(self.recipe, backend=backend, dtype=dtype)
-        return net if self.filters is self.image is None else self._resized(net, backend, dtype)
+        entry = zoo.entry(self.model)
+        net = entry.build(self.recipe, backend=backend, dtype=dtype)
+        if self.image is not None:
+            shape = self.image, self.image, chw(net)[0]
+            net = entry.build(self.recipe, backend=backend, dtype=dtype, input_shape=shape)
+        return net if self.filters is None else self._widened(net, self.filters)
 
-    def _resized(self, net: Model, backend: str | Backend, dtype: str) -> Model:
+    def _widened(self, net: Model, filters: int) -> Model:
+        if not isinstance(net, Sequential):
+            raise ConfigError(f"{self.model}: only a sequence of layers is made wider. Received: filters {filters}")
         first = next(layer.filters for layer in net.layers if isinstance(layer, Conv2D))
         layers = []
         for layer in net.layers:
             config = {key: tuple(v) if isinstance(v, list) else v for key, v in layer.config().items()}
-            if isinstance(layer, Conv2D) and self.filters is not None:
-                config["filters"] = max(1, round(layer.filters * self.filters / first))
+            if isinstance(layer, Conv2D):
+                config["filters"] = max(1, round(layer.filters * filters / first))
             kind: Any = type(layer)
             layers.append(kind(**config, name=layer.name))
-        channels_first = net.data_format == "channels_first"
-        channels, height, width = chw(net)
-        height, width = (self.image or side for side in (height, width))
-        shape = (channels, height, width) if channels_first else (height, width, channels)
-        made = Sequential(layers, input_shape=shape, data_format=net.data_format, backend=backend, dtype=dtype)
+        settings = {"data_format": net.data_format, "backend": net.backend, "dtype": net.dtype}
+        made = Sequential(layers, input_shape=net.input_shape, **settings)
         logits = layers[-1].config().get("activation") is None
         assert net.optimizer is not None
         made.compile(net.optimizer, losses.SparseCategoricalCrossentropy(from_logits=logits), ["accuracy"])

@@ -19,6 +19,7 @@ from xconv.backend.threads import default_threads
 from xconv.errors import ConfigError
 from xconv.measure.contestants import BOOK, Data, Entrant, Network, Run, Steps, batches, blas, recipe_of
 from xconv.models import Model
+from xconv.schedules import Schedule
 
 CURE = 'pip install "xconv[bench]", or pip install torch'
 EVALUATED_AT_ONCE = 1000  # test images in a batch
@@ -191,49 +192,92 @@ def torch_optimizer(torch: Any, net: Any, recipe: zoo.Recipe, fused: bool = True
         "adagrad": (torch.optim.Adagrad, {"eps": 1e-7, "fused": fused}),
         "adam": (torch.optim.Adam, {"eps": 1e-7, "fused": fused}),
         "rmsprop": (torch.optim.RMSprop, {"alpha": 0.9, "eps": 1e-7}),
+        "sgd": (torch.optim.SGD, {"fused": fused}),
     }
     make, settings = rules[recipe.optimizer]
-    return make(net.parameters(), recipe.lr, **settings)
+    rate = recipe.lr(0) if isinstance(recipe.lr, Schedule) else recipe.lr
+    return make(net.parameters(), rate, **settings, **recipe.rule)
 
 
 def torch_net(torch: Any, net: Model) -> Any:
-    """The network in PyTorch's own layers, with the same weights; a final softmax is left to the loss."""
-    nn = torch.nn
+    """The network in PyTorch's own layers, in its dtype, with the same weights; a final softmax is left to the loss."""
+    nn, kind = torch.nn, getattr(torch, net.dtype)
     own = {net.aliases.get(name, name): array for name, array in net.params.to_numpy().items()}
-    modules: list[Any] = []
+    found: list[tuple[int, tuple[int, ...], Any]] = []  # (node, its sources, module)
     turned: tuple[int, ...] | None = None  # (C, H, W) of what was flattened as H, W, C
 
-    def put(module: Any, **values: np.ndarray) -> None:
+    def filled(module: Any, **values: np.ndarray) -> Any:
+        module.to(kind)
         with torch.no_grad():
             for name, value in values.items():
                 getattr(module, name).copy_(torch.from_numpy(np.array(value)))
-        modules.append(module)
+        return module
+
+    def own_of(layer: layers.Layer, turn: Any = np.asarray) -> dict[str, np.ndarray]:
+        weight = {"weight": turn(own[f"{layer.name}.w"])}
+        return {**weight, "bias": own[f"{layer.name}.b"]} if f"{layer.name}.b" in own else weight
 
     for node in net.graph.nodes:
         layer, shape = node.layer, net.graph.in_shape(node)
         if isinstance(layer, layers.Conv2D):
             top, _, left, _ = layer.pads(shape)
-            conv = nn.Conv2d(shape[0], layer.filters, layer.kernel_size, layer.strides, (top, left))
-            put(conv, weight=own[f"{layer.name}.w"], bias=own[f"{layer.name}.b"])
+            values = own_of(layer)
+            kernel = layer.filters, layer.kernel_size, layer.strides, (top, left)
+            module = filled(nn.Conv2d(shape[0], *kernel, bias="bias" in values), **values)
         elif isinstance(layer, layers.BatchNormalization):
-            put(nn.BatchNorm2d(shape[0], layer.epsilon, 1 - layer.momentum))
+            names = {"weight": "gamma", "bias": "beta", "running_mean": "mean", "running_var": "var"}
+            values = {name: own[f"{layer.name}.{other}"] for name, other in names.items()}
+            module = filled(nn.BatchNorm2d(shape[0], layer.epsilon, 1 - layer.momentum), **values)
         elif isinstance(layer, layers.Dense):
             w = own[f"{layer.name}.w"]
             if turned is not None:
                 channels, height, width = turned
                 w = w.reshape(height, width, channels, -1).transpose(2, 0, 1, 3).reshape(w.shape)
                 turned = None
-            put(nn.Linear(*w.shape), weight=w.T, bias=own[f"{layer.name}.b"])
+            module = filled(nn.Linear(*w.shape), **own_of(layer, lambda _, w=w: w.T))
         elif isinstance(layer, layers.Flatten):
             turned = shape if net.data_format == "channels_last" else None
-            put(nn.Flatten())
-        elif not isinstance(layer, layers.Softmax):
-            put(_plain(nn, layer))
-    return nn.Sequential(*modules)
+            module = nn.Flatten()
+        elif isinstance(layer, layers.Softmax):
+            module = nn.Identity()
+        else:
+            module = _plain(torch, layer)
+        found.append((node.id, tuple(node.sources), module))
+    if all(sources == (node - 1,) for node, sources, _ in found if node):
+        return nn.Sequential(*(module for _, _, module in found))
+    return _branched(nn, net.graph.inputs[0], found)
 
 
-def _plain(nn: Any, layer: layers.Layer) -> Any:
+def _branched(nn: Any, start: int, found: list[tuple[int, tuple[int, ...], Any]]) -> Any:
+    """Modules, and functions of several tensors, each on what its sources gave; the last one's result."""
+
+    class Branched(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.own = nn.ModuleList(module for _, _, module in found if isinstance(module, nn.Module))
+
+        def forward(self, x: Any) -> Any:
+            values = {start: x}
+            for node, sources, module in found:
+                values[node] = x = module(*(values[source] for source in sources))
+            return x
+
+    return Branched()
+
+
+def _plain(torch: Any, layer: layers.Layer) -> Any:
     """A layer without weights. ReLU in place, as torchvision's networks have it: faster, and takes less memory."""
+    nn = torch.nn
     if isinstance(layer, layers.MaxPool2D):
         return nn.MaxPool2d(layer.pool_size, layer.strides)
-    return nn.Dropout(layer.rate) if isinstance(layer, layers.Dropout) else nn.ReLU(inplace=True)
+    if isinstance(layer, layers.Dropout):
+        return nn.Dropout(layer.rate)
+    if isinstance(layer, layers.ReLU):
+        return nn.ReLU(inplace=True)
+    if isinstance(layer, layers.GlobalAveragePooling2D):
+        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    if isinstance(layer, layers.ChannelPadding):
+        return nn.ZeroPad3d((0, 0, 0, 0, layer.before, layer.behind))
+    if isinstance(layer, layers.Add):
+        return torch.add
+    raise ConfigError(f"no PyTorch layer is known for {layer.label}. Received: {type(layer).__name__}")
