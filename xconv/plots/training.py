@@ -1,0 +1,114 @@
+"""How a training went."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from xconv.callbacks import History
+from xconv.errors import ConfigError, ShapeError, described
+from xconv.plots.drawing import BLUE, INK, VERMILION, figure, plain
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_NO_CURVES = ("epoch", "seconds", "images_per_second")
+
+
+def curves(
+    history: History | Mapping[str, Sequence[float]], title: str = "", *, held_out: str = "validation"
+) -> Figure:
+    """Loss, accuracy and what else was measured, by epoch, a panel each; the best epoch of each is marked.
+
+    `history` is what `fit` gives, or maps "loss", "val_loss" and so on to one value an epoch, and "epoch", where it is
+    there, to their numbers. Quantities with and without "val_" share a panel, in which `held_out` names the former. The
+    best is the largest for a name with "acc" in it, else the smallest, of the held-out values where there are any.
+    """
+    values = _columns(history)
+    epochs = values.pop("epoch")
+    names = list(dict.fromkeys(name.removeprefix("val_") for name in values))
+    rows = -(-len(names) // 2)
+    made = figure(4.6 * min(len(names), 2), 3.7 * rows, title)
+    panels = list(made.subplots(rows, min(len(names), 2), squeeze=False).flat)
+    for axes, name in zip(panels, names, strict=False):
+        _panel(axes, name, epochs, values, held_out)
+    for axes in panels[len(names) :]:
+        axes.set_axis_off()
+    return made
+
+
+def _columns(history: Any) -> dict[str, np.ndarray]:
+    """Each quantity's values as floats, of the same length, with "epoch"."""
+    if isinstance(history, History):
+        history = {"epoch": [epoch + 1 for epoch in history.epoch], **history.history}
+    if not isinstance(history, Mapping):
+        raise ConfigError(
+            f"curves: expected what fit gives, or a mapping of names to values by epoch. Received: {described(history)}"
+        )
+    columns = {}
+    for name, given in history.items():
+        try:
+            columns[str(name)] = np.asarray(given, np.float64)
+        except (TypeError, ValueError):
+            raise ConfigError(f"curves: {name}: expected one number an epoch. Received: {described(given)}") from None
+    if not any(name not in _NO_CURVES for name in columns) or not all(array.size for array in columns.values()):
+        raise ConfigError(f"curves: expected at least one epoch of, say, 'loss'. Received: {described(dict(history))}")
+    count = len(next(iter(columns.values())))
+    for name, array in columns.items():
+        if array.shape != (count,):
+            raise ShapeError(f"curves: {name}: expected {count} values, one an epoch. Received: {described(array)}")
+    shown = {name: array for name, array in columns.items() if name not in _NO_CURVES}
+    return {"epoch": columns.get("epoch", np.arange(1.0, count + 1)), **shown}
+
+
+def _panel(axes: Axes, name: str, epochs: np.ndarray, values: Mapping[str, np.ndarray], held_out: str) -> None:
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    shown = [(key, label) for key, label in ((name, "training"), (f"val_{name}", held_out)) if key in values]
+    every = np.concatenate([values[key] for key, _ in shown])
+    share = "acc" in name and bool(np.all((every >= 0) & (every <= 1) | np.isnan(every)))
+    judged = shown[-1][0]
+    for key, label in shown:
+        color, marker = (VERMILION, "s") if key != name else (BLUE, "o")
+        y = values[key]
+        text = f"{label}: {_said(y[-1], share)}" + (" at the end" if len(y) > 1 else "")
+        best = _best(name, y)
+        if key == judged and best is not None and len(y) > 1:
+            text += f"; best {_said(y[best], share)}, epoch {epochs[best]:g}"
+            axes.plot(
+                epochs[best], y[best], "o", markersize=13, markerfacecolor="none", markeredgecolor=INK, zorder=3,
+                gid="best",
+            )  # fmt: skip
+        size = 4 if len(y) <= 60 else 0  # many markers would be a band
+        axes.plot(epochs, y, color=color, marker=marker, markersize=size, linewidth=1.6, label=plain(text))
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(plain(name.replace("_", " ")), parse_math=False)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    if len(epochs) == 1:
+        axes.set_xlim(epochs[0] - 1, epochs[0] + 1)
+        axes.set_xticks(epochs)
+    if share:
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+    axes.margins(y=0.08)
+    if not share and np.nanmin(every) >= 0 and np.nanmin(every) < 0.5 * np.nanmax(every):
+        axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    legend = axes.legend(
+        loc="lower left", bbox_to_anchor=(0, 1.0), frameon=False, fontsize=9, borderpad=0.2, borderaxespad=0.2
+    )
+    for line in legend.get_texts():
+        line.set_parse_math(False)
+
+
+def _best(name: str, values: np.ndarray) -> int | None:
+    """Index of the best finite value, the first of equals; None where there is none."""
+    finite = np.where(np.isfinite(values), values if "acc" in name else -values, -np.inf)
+    return int(finite.argmax()) if np.isfinite(finite).any() else None
+
+
+def _said(value: float, share: bool) -> str:
+    return f"{100 * value:.2f} %" if share else f"{value:.4g}"
