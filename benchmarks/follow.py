@@ -73,8 +73,8 @@ def farthest(net: Model, other: Any) -> float:
     for mine, peer in zip(torch_net(torch, net).modules(), other.modules(), strict=True):
         pairs = list(zip(mine.parameters(recurse=False), peer.parameters(recurse=False), strict=True))
         if pairs:
-            largest = max(float(a.abs().max()) for a, _ in pairs)
-            found = max(found, *(float((a - b).abs().max()) / largest for a, b in pairs))
+            largest = max(float(a.detach().abs().max()) for a, _ in pairs)
+            found = max(found, *(float((a - b).detach().abs().max()) / largest for a, b in pairs))
     return found
 
 

@@ -1,11 +1,10 @@
 """Full-length training runs over many seeds: published recipes and ours, test accuracy after each epoch.
 
-    python benchmarks/recipes.py {book,he,keras-mnist,mnist-dropout} [--backend NAME] [--seeds 0-9] [--epochs N]
-                                 [--data mnist] [--out DIR]
+    python benchmarks/recipes.py {book,he,keras-mnist,...} [--backend NAME] [--seeds 0-9] [--epochs N] [--out DIR]
 
 `book` is AdaGrad 0.06 from weights of standard deviation 0.01, 10 epochs, seeds 0 to 9; `he` is He initialisation and
 Adam 1e-3, 20 epochs with the accuracy after 10 and after 20, seeds 0 to 4; the others are networks of the zoo with
-their recipes, seeds 0 to 2. Shuffles are keyed by seed and epoch, so the first 10 epochs of a run of 20 are the run of
+their recipes. Shuffles are keyed by seed and epoch, so the first 10 epochs of a run of 20 are the run of
 10. Data as xconv.data.load finds it: $XCONV_DATA_DIR or a download.
 """
 
@@ -31,6 +30,9 @@ STUDIES = {
     "he": ("simple-convnet", "default", range(5), (10, 20)),
     "keras-mnist": ("keras-mnist", "default", range(3), (5,)),
     "mnist-dropout": ("mnist-dropout", "default", range(3), (20,)),
+    "deep-convnet": ("deep-convnet", "default", range(3), (20,)),
+    "vgg16-bn-cifar10": ("vgg16-bn-cifar10", "default", range(1), (20,)),
+    "resnet20-cifar10": ("resnet20-cifar10", "default", range(1), (164,)),
 }
 
 
@@ -112,7 +114,7 @@ def main() -> None:
     parser.add_argument("--backend", default="auto", help="numpy, numba, cupy or auto (default)")
     parser.add_argument("--seeds", type=seeds_of, help='such as "0-4" or "0,2,7"')
     parser.add_argument("--epochs", type=int, help="instead of the study's own number")
-    parser.add_argument("--data", default="mnist", help="mnist (default), mnist-sample or fashion-mnist")
+    parser.add_argument("--data", help="a data set by name (default: the network's own, of MNIST the whole)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     parser.add_argument("--out", type=Path, help="also write recipe-STUDY.json and recipe-STUDY.md into this folder")
     args = parser.parse_args()
@@ -123,17 +125,14 @@ def main() -> None:
     recipe = zoo.recipe(model, name)
     try:
         backend = xconv.get_backend(args.backend)
-        data = xconv.data.load(args.data)
+        data = xconv.data.load(args.data or (zoo.entry(model).data or "").removesuffix("-sample"))
     except xconv.XconvError as error:
         sys.exit(f"recipes: {error}")
     result: dict[str, Any] = {
         **about(),
         "model": model,
-        "recipe": ", ".join(
-            [f"{recipe.optimizer} {recipe.lr:g}", f"batch {recipe.batch_size}"]
-            + [f"{key} {value}" for key, value in recipe.settings.items()]
-        ),
-        "data": args.data,
+        "recipe": str(recipe),
+        "data": data.name,
         "backend": backend.name,
         "blas": backend.describe().get("blas"),
         "reported_epochs": ends,

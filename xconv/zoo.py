@@ -54,6 +54,11 @@ class Recipe:
     settings: Mapping[str, Any] = field(default_factory=dict)
     rule: Mapping[str, Any] = field(default_factory=dict)
 
+    def __str__(self) -> str:
+        rate = self.lr if isinstance(self.lr, Schedule) else f"{self.lr:g}"
+        others = [f"{name} {value}" for name, value in {**self.rule, **self.settings}.items()]
+        return ", ".join([f"{self.optimizer} {rate}", f"batch {self.batch_size}", *others])
+
     def update_rule(self) -> optimizers.Optimizer:
         """The optimizer, new."""
         return optimizers.get(self.optimizer, lr=self.lr, **self.rule)
@@ -90,6 +95,11 @@ def _classifier(net: Model) -> Any:
     """As all are compiled; the recipe's optimizer comes when an entry is built."""
     net.compile("rmsprop", "sparse_categorical_crossentropy", ["accuracy"])
     return net
+
+
+def _decay(rate: float) -> L2 | None:
+    """The penalty rate / 2 w^2, whose gradient is rate w."""
+    return L2(rate / 2) if rate else None
 
 
 def simple_convnet(input_shape: Shape = GREY, classes: int = 10, **settings: Any) -> SimpleConvNet:
@@ -161,31 +171,27 @@ def vgg16(
     include_top: bool = True,
     pooling: str | None = None,
     dropout: float = 0.5,
+    weight_decay: float = 0.0,
     **settings: Any,
 ) -> Sequential:
     """VGG16 as published (Simonyan and Zisserman 2015, configuration D), layers named as Keras names them.
 
     138,357,544 parameters with 1000 classes. Without its top, the three dense layers, it takes images of any size of
     at least 32 and ends in the last pooling, x[N,H/32,W/32,512], or with `pooling` "avg" or "max" in that of each
-    channel, [N,512]. `dropout` is that of the first two dense layers in training. Pixels are as the model's user gives
-    them: the authors' are 0 to 255 less the mean colour, (123.68, 116.779, 103.939).
+    channel, [N,512]. `dropout` is that of the first two dense layers in training, `weight_decay` lambda stands in the
+    update as w -= lr lambda w. Pixels are as the model's user gives them; the authors' are 0 to 255 less the mean
+    colour, (123.68, 116.779, 103.939).
     """
     if pooling not in (None, "avg", "max") or (include_top and pooling is not None):
         raise ConfigError(
             f"vgg16: pooling must be None, 'avg' or 'max', and None with the top. Received: {described(pooling)}, "
             f"include_top={include_top}"
         )
+    weights: dict[str, Any] = {"kernel_initializer": "he_normal", "kernel_regularizer": _decay(weight_decay)}
     layers: list[Layer] = []
     for block, (filters, convolutions) in enumerate(VGG16, 1):
         layers += [
-            Conv2D(
-                filters,
-                3,
-                padding="same",
-                activation="relu",
-                kernel_initializer="he_normal",
-                name=f"block{block}_conv{i}",
-            )
+            Conv2D(filters, 3, padding="same", activation="relu", **weights, name=f"block{block}_conv{i}")
             for i in range(1, convolutions + 1)
         ]
         layers.append(MaxPool2D(2, name=f"block{block}_pool"))
@@ -193,10 +199,10 @@ def vgg16(
         layers.append(Flatten(name="flatten"))
         for i in (1, 2):
             layers += [
-                Dense(4096, activation="relu", kernel_initializer="he_normal", name=f"fc{i}"),
+                Dense(4096, activation="relu", **weights, name=f"fc{i}"),
                 Dropout(dropout, name=f"dropout{i}"),
             ]
-        layers.append(Dense(classes, activation="softmax", name="predictions"))
+        layers.append(Dense(classes, activation="softmax", **weights, name="predictions"))
     elif pooling:
         layers.append(GlobalAveragePooling2D(name="pool") if pooling == "avg" else GlobalMaxPooling2D(name="pool"))
     net = Sequential(layers, name="vgg16", input_shape=input_shape, **settings)
@@ -211,21 +217,12 @@ def resnet20_cifar10(
     A convolution 3x3 to 16 channels, then three stages of `blocks` residual blocks with 16, 32 and 64 channels, the
     second and third stage beginning with stride 2; shortcuts without parameters (option A), the mean of each channel
     and one dense layer: 269,722 trainable parameters for 20 layers. `weight_decay` lambda stands in the update
-    as w -= lr lambda w, a penalty of lambda / 2 w^2.
+    as w -= lr lambda w.
     """
-    decay = L2(weight_decay / 2)
+    weights: dict[str, Any] = {"kernel_initializer": "he_normal", "kernel_regularizer": _decay(weight_decay)}
 
     def convolved(x: Tensor, name: str, filters: int, strides: int = 1) -> Tensor:
-        x = Conv2D(
-            filters,
-            3,
-            strides,
-            1,
-            use_bias=False,
-            kernel_initializer="he_normal",
-            kernel_regularizer=decay,
-            name=f"{name}_conv",
-        )(x)
+        x = Conv2D(filters, 3, strides, 1, use_bias=False, **weights, name=f"{name}_conv")(x)
         return BatchNormalization(name=f"{name}_norm")(x)
 
     image = Input(input_shape, name="image")
@@ -241,7 +238,7 @@ def resnet20_cifar10(
                 x = ChannelPadding(filters // 4, filters // 4, name=f"{name}_zeros")(x)
             x = ReLU(name=f"{name}_relu")(Add(name=f"{name}_add")([y, x]))
     x = GlobalAveragePooling2D(name="mean")(x)
-    x = Dense(classes, activation="softmax", kernel_initializer="he_normal", kernel_regularizer=decay, name="dense")(x)
+    x = Dense(classes, activation="softmax", **weights, name="dense")(x)
     return _classifier(Model(image, x, name="resnet20-cifar10", **settings))
 
 
@@ -278,7 +275,7 @@ ZOO: dict[str, Entry] = {
     ),
     "vgg16": Entry(
         vgg16,
-        {"default": Recipe("sgd", 0.01, 256, 74, rule={"momentum": 0.9})},
+        {"default": Recipe("sgd", 0.01, 256, 74, {"weight_decay": 5e-4}, {"momentum": 0.9})},
         "Simonyan and Zisserman 2015, Very deep convolutional networks for large-scale image recognition",
         data=None,
     ),
