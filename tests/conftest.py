@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
 from pathlib import Path
 
@@ -98,5 +101,37 @@ def few(monkeypatch):
         x_test=sample.x_test[:200],
         t_test=sample.t_test[:200],
     )
-    monkeypatch.setattr("xconv.cli.train.datasets.load", lambda name: small)
+    monkeypatch.setattr("xconv.data.load", lambda name: small)
     return small
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A web server on this machine: (its address, what it answers by path, the paths asked for); the cache is empty."""
+    monkeypatch.delenv("XCONV_DATA_DIR", raising=False)
+    for proxy in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(proxy, raising=False)
+    monkeypatch.setenv("XCONV_CACHE_DIR", str(tmp_path / "cache"))
+    answers: dict[str, bytes] = {}
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            body = answers.get(self.path)
+            self.send_response(404 if body is None else 200)
+            self.send_header("Content-Length", str(len(body or b"")))
+            self.end_headers()
+            with contextlib.suppress(OSError):  # the client hangs up, as it should, on a file without end
+                self.wfile.write(body or b"")
+
+        def log_message(self, *_):
+            pass
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{http.server_port}", answers, asked
+    http.shutdown()
+    http.server_close()
+    thread.join()

@@ -180,7 +180,7 @@ def test_interrupted_in_the_first_epoch(run, few, monkeypatch):
 
 
 def test_interrupted_before_training(run, monkeypatch):
-    monkeypatch.setattr("xconv.cli.train.datasets.load", lambda _: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr("xconv.data.load", lambda _: os.kill(os.getpid(), signal.SIGINT))
     code, out, err = run(*QUICK, "--out", "run")
     assert (code, out) == (130, "") and "before training began; nothing was written" in err
     assert not os.path.exists("run")

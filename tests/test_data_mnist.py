@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import hashlib
 import io
 import os
 import shutil
-import threading
 from dataclasses import FrozenInstanceError, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -86,7 +83,7 @@ def test_a_data_set_cannot_be_changed_by_accident():
 
 @pytest.mark.parametrize("name", ["MNIST", "", "../mnist", None, 3])
 def test_unknown_name(name):
-    with pytest.raises(ConfigError, match=r"'mnist-sample', 'mnist', 'fashion-mnist'\. Received: "):
+    with pytest.raises(ConfigError, match=r"'mnist-sample', 'mnist', 'fashion-mnist', 'cifar10'\. Received: "):
         data.load(name)
 
 
@@ -160,41 +157,9 @@ def test_data_dir_with_other_content_is_refused(small, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def server():
-    """A web server on this machine: (its address, what it answers by path, the paths asked for)."""
-    answers: dict[str, bytes] = {}
-    asked: list[str] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            asked.append(self.path)
-            body = answers.get(self.path)
-            self.send_response(404 if body is None else 200)
-            self.send_header("Content-Length", str(len(body or b"")))
-            self.end_headers()
-            with contextlib.suppress(OSError):  # the client hangs up, as it should, on a file without end
-                self.wfile.write(body or b"")
-
-        def log_message(self, *_):
-            pass
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{http.server_port}", answers, asked
-    http.shutdown()
-    http.server_close()
-    thread.join()
-
-
-@pytest.fixture
 def mirrors(small, server, tmp_path, monkeypatch):
     """The small set behind two mirrors, /a/ and /b/, with an empty cache."""
     address, answers, asked = server
-    monkeypatch.delenv("XCONV_DATA_DIR", raising=False)
-    for proxy in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(proxy, raising=False)
-    monkeypatch.setenv("XCONV_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setitem(mnist._SOURCES, "mnist", replace(small, mirrors=(f"{address}/a/", f"{address}/b/")))
     for file, content in CONTENT.items():
         answers[f"/a/{file}.gz"] = answers[f"/b/{file}.gz"] = gzip.compress(content)

@@ -9,7 +9,7 @@ import pytest
 
 import xconv
 from xconv import data
-from xconv.datasets import fashion_mnist, mnist, mnist_sample
+from xconv.datasets import cifar10, fashion_mnist, mnist, mnist_sample
 
 
 def test_the_sample_as_keras_gives_it():
@@ -32,10 +32,10 @@ def test_each_is_loaded_by_its_name(monkeypatch):
     asked = []
     sample = data.load()
     monkeypatch.setattr("xconv.data.load", lambda name: asked.append(name) or sample)
-    for one in (mnist, fashion_mnist, mnist_sample):
+    for one in (mnist, fashion_mnist, mnist_sample, cifar10):
         one.load_data()
-    assert asked == ["mnist", "fashion-mnist", "mnist-sample"]
-    assert set(asked) <= set(data.NAMES)
+    assert asked == ["mnist", "fashion-mnist", "mnist-sample", "cifar10"]
+    assert set(asked) == set(data.NAMES)
 
 
 @pytest.mark.skipif("XCONV_DATA_DIR" not in os.environ, reason="needs the full MNIST in $XCONV_DATA_DIR")

@@ -16,13 +16,21 @@ class _DataSet:
         self.name = name
 
     def load_data(self) -> tuple[Pair, Pair]:
-        """(x_train, y_train), (x_test, y_test): bytes [N, 28, 28], labels [N], from $XCONV_DATA_DIR or a download.
+        """(x_train, y_train), (x_test, y_test), in bytes, from $XCONV_DATA_DIR or a download.
 
+        As in Keras, grey images are [N, H, W] with labels [N], and those in colour [N, H, W, 3] with labels [N, 1].
         They are the caller's own, to be written to.
         """
         found = data.load(self.name)
-        train, test = (found.x_train[:, 0], found.t_train), (found.x_test[:, 0], found.t_test)
-        return (train[0].copy(), train[1].copy()), (test[0].copy(), test[1].copy())
+        return _pair(found.x_train, found.t_train), _pair(found.x_test, found.t_test)
+
+
+def _pair(x: np.ndarray, t: np.ndarray) -> Pair:
+    """Copies, laid out as Keras does."""
+    if x.shape[1] == 1:
+        return x[:, 0].copy(), t.copy()
+    return x.transpose(0, 2, 3, 1).copy(order="C"), t[:, None].copy()
 
 
 mnist, mnist_sample, fashion_mnist = _DataSet("mnist"), _DataSet("mnist-sample"), _DataSet("fashion-mnist")
+cifar10 = _DataSet("cifar10")

@@ -20,6 +20,8 @@ class Purpose(IntEnum):
     WEIGHTS = 1
     SHUFFLE = 2
     DROPOUT = 3
+    AUGMENT = 4
+    HELD_OUT = 5
 
 
 def check_seed(seed: int) -> int:
@@ -64,3 +66,17 @@ def mask_words(seed: int, step: int, node: int, n: int, first: int = 0) -> np.nd
     """
     bits = philox(seed, Purpose.DROPOUT, step=step, node=node, block=first // 8)
     return bits.random_raw((n + 1) // 2).astype("<u8", copy=False).view("<u4")[:n]
+
+
+def augment_words(seed: int, epoch: int, first: int, count: int) -> np.ndarray:
+    """Numbers for the pictures at places first .. first + count of an epoch's order: uint32[count, 16].
+
+    Two blocks of Philox a picture, each of its eight raw words in halves, the low half first.
+    """
+    bits = philox(seed, Purpose.AUGMENT, step=epoch, block=2 * first)
+    return bits.random_raw(8 * count).astype("<u8", copy=False).view("<u4").reshape(count, 16)
+
+
+def held_out_order(seed: int, index: int, n: int) -> np.ndarray:
+    """The order in which the `n` examples of class number `index` are held out for testing: int64[n]."""
+    return np.argsort(philox(seed, Purpose.HELD_OUT, index=index).random_raw(n), kind="stable")
