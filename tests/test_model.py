@@ -115,7 +115,7 @@ def test_a_loss_that_is_not_finite_stops_training(backend, images):
             ended.append(True)
 
     net = SimpleConvNet(**SMALL, weight_init_std=1.0, backend=backend)
-    with pytest.raises(NonFiniteError, match=r"epoch 1, between steps .*smaller learning rate.*SGD\(lr=1e\+30\)"):
+    with pytest.raises(NonFiniteError, match=r"epoch 1, step .*smaller learning rate.*SGD\(lr=1e\+30\)"):
         net.compile(optimizers.SGD(1e30))
         net.fit(x, t, 20, 2, callbacks=[Watch()], verbose=0)
     assert ended == [True]

@@ -1,12 +1,16 @@
 // What the files of kernels share. cuda.source() puts this text where a file includes it.
 
 using i64 = long long;  // products of sizes pass 2^31
+using u64 = unsigned long long;
 
 // A grid-stride loop: this thread takes entry first(), and every step()-th after it.
 __device__ inline i64 first() { return static_cast<i64>(blockIdx.x) * blockDim.x + threadIdx.x; }
 __device__ inline i64 step() { return static_cast<i64>(gridDim.x) * blockDim.x; }
 
 __device__ inline i64 least(i64 a, i64 b) { return a < b ? a : b; }
+
+// Whether a kernel that writes in place is to leave all as it is: see Backend.when. Without a flag it never is.
+__device__ inline bool stopped(const u64* going) { return going != nullptr && *going == 0; }
 
 // NVRTC has no INFINITY.
 template <typename T> __device__ T minus_infinity();

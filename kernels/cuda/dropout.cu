@@ -5,7 +5,6 @@
 // first, of word i / 2, as xconv.streams.mask_words does on the host: the same bits on every backend.
 
 #include "common.cuh"
-using u64 = unsigned long long;
 
 constexpr int ENTRIES = 8;  // of one block of four words
 

@@ -265,6 +265,18 @@ __device__ void batch_norm_inference(const T* __restrict__ x, const T* __restric
     });
 }
 
+// mean[C] = momentum mean + (1 - momentum) of_batch and var[C] likewise, in place.
+template <typename T>
+__device__ void moving_statistics(T* __restrict__ mean, T* __restrict__ var, const T* __restrict__ batch_mean,
+                                  const T* __restrict__ batch_var, double momentum, i64 channels)
+{
+    const T keep = static_cast<T>(momentum), take = static_cast<T>(1.0 - momentum);
+    for (i64 c = first(); c < channels; c += step()) {
+        mean[c] = keep * mean[c] + take * batch_mean[c];
+        var[c] = keep * var[c] + take * batch_var[c];
+    }
+}
+
 #define KERNELS(T, suffix) \
     extern "C" __global__ void batch_norm_moments_##suffix(const T* x, T* partial, i64 n, i64 channels, i64 plane) \
     { \
@@ -294,6 +306,11 @@ __device__ void batch_norm_inference(const T* __restrict__ x, const T* __restric
                                                              T* y, i64 n, i64 channels, i64 plane) \
     { \
         batch_norm_inference<T>(x, gamma, beta, mean, var, eps, relu, y, n, channels, plane); \
+    } \
+    extern "C" __global__ void moving_statistics_##suffix(T* mean, T* var, const T* batch_mean, const T* batch_var, \
+                                                          double momentum, i64 channels, const u64* going) \
+    { \
+        if (!stopped(going)) moving_statistics<T>(mean, var, batch_mean, batch_var, momentum, channels); \
     }
 
 KERNELS(float, f32)

@@ -1,9 +1,19 @@
 // One step of each optimizer: one fused pass over the flat buffer of all parameters, in place.
 //
 // p parameters, g gradients, the rest state, all [size]. hyper = [learning rate, steps done with this one] is read
-// on the device, so that a recorded step sees both change. Settings that never change come as doubles.
+// on the device, so that a recorded step sees both change. Settings that never change come as doubles. Where `going` is
+// given and points to 0, nothing is written: see Backend.when.
 
 #include "common.cuh"
+
+// Whether a step of this loss is done: state = [going, latched, undone], as Backend.guard has it. One thread.
+template <typename T>
+__device__ void guard(u64* __restrict__ state, const T* __restrict__ loss)
+{
+    const bool finite = loss[0] - loss[0] == T(0);  // inf - inf is NaN
+    state[0] = finite && (state[0] || !state[1]);
+    state[2] += 1 - state[0];
+}
 
 // p -= lr g
 template <typename T>
@@ -76,29 +86,30 @@ __device__ void adam(T* __restrict__ p, const T* __restrict__ g, T* __restrict__
 }
 
 #define KERNELS(T, suffix) \
-    extern "C" __global__ void sgd_##suffix(T* p, const T* g, const double* hyper, i64 size) \
+    extern "C" __global__ void guard_##suffix(u64* state, const T* loss) { guard<T>(state, loss); } \
+    extern "C" __global__ void sgd_##suffix(T* p, const T* g, const double* hyper, i64 size, const u64* going) \
     { \
-        sgd<T>(p, g, hyper, size); \
+        if (!stopped(going)) sgd<T>(p, g, hyper, size); \
     } \
     extern "C" __global__ void momentum_##suffix(T* p, const T* g, T* v, const double* hyper, double m, \
-                                                 i64 nesterov, i64 size) \
+                                                 i64 nesterov, i64 size, const u64* going) \
     { \
-        momentum<T>(p, g, v, hyper, m, nesterov, size); \
+        if (!stopped(going)) momentum<T>(p, g, v, hyper, m, nesterov, size); \
     } \
     extern "C" __global__ void adagrad_##suffix(T* p, const T* g, T* h, const double* hyper, double eps, \
-                                                i64 size) \
+                                                i64 size, const u64* going) \
     { \
-        adagrad<T>(p, g, h, hyper, eps, size); \
+        if (!stopped(going)) adagrad<T>(p, g, h, hyper, eps, size); \
     } \
     extern "C" __global__ void rmsprop_##suffix(T* p, const T* g, T* h, const double* hyper, double rho, \
-                                                double eps, i64 size) \
+                                                double eps, i64 size, const u64* going) \
     { \
-        rmsprop<T>(p, g, h, hyper, rho, eps, size); \
+        if (!stopped(going)) rmsprop<T>(p, g, h, hyper, rho, eps, size); \
     } \
     extern "C" __global__ void adam_##suffix(T* p, const T* g, T* m, T* v, const double* hyper, double beta1, \
-                                             double beta2, double eps, double wd, i64 size) \
+                                             double beta2, double eps, double wd, i64 size, const u64* going) \
     { \
-        adam<T>(p, g, m, v, hyper, beta1, beta2, eps, wd, size); \
+        if (!stopped(going)) adam<T>(p, g, m, v, hyper, beta1, beta2, eps, wd, size); \
     }
 
 KERNELS(float, f32)

@@ -371,13 +371,28 @@ def check_optimizer(module, source, dtype, name):
             g, hyper[1] = draw(22 + t, size, dtype=dtype), t
             g[0] = 0  # adagrad's first division is by eps alone
             args = (p, guarded(g), *states, hyper, *settings, size)
-            module.get_function(f"{name}_{NAME[dtype]}")(GRID, BLOCK, args)
+            kernel = module.get_function(f"{name}_{NAME[dtype]}")
+            before = [a.tobytes() for a in (p, *states)]
+            kernel(GRID, BLOCK, (*args, guarded(np.array([0], "u8"))))
+            assert [a.tobytes() for a in (p, *states)] == before
+            kernel(GRID, BLOCK, (*args, guarded(np.array([7], "u8")) if t == 2 else 0))
             for i in range(size):
                 expected[i], kept[i] = naive_step(name, expected[i], float(g[i]), kept[i], 0.05, t, settings)
         guarded.check()
         near(p, expected, dtype)
         for slot, array in enumerate(states):
             near(array, [state[slot] for state in kept], dtype)
+
+
+def check_guard(module, source, dtype, name):
+    for going, latched, undone in itertools.product((0, 1), (0, 1), (0, 6)):
+        for loss in (0.0, -2.5, np.finfo(dtype).max, math.inf, -math.inf, math.nan):
+            guarded = Guarded()
+            state = guarded(np.array([going, latched, undone], "u8"))
+            module.get_function(f"{name}_{NAME[dtype]}")((1,), (1,), (state, guarded(np.array([loss], dtype))))
+            guarded.check()
+            goes = math.isfinite(loss) and not (latched and not going)
+            assert state.tolist() == [goes, latched, undone + (not goes)]
 
 
 CHECKS = {  # kernel -> (its file, its check)
@@ -396,4 +411,5 @@ CHECKS = {  # kernel -> (its file, its check)
     "column_sums": ("reduce", check_column_sums),
     "softmax_cross_entropy": ("softmax", check_softmax_cross_entropy),
     "mean_loss": ("softmax", check_mean_loss),
+    "guard": ("optimizers", check_guard),
 } | dict.fromkeys(SETTINGS, ("optimizers", check_optimizer))

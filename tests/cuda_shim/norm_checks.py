@@ -166,10 +166,25 @@ def check_inference(module, source, dtype, name):
             near(y, naive(x, gamma, beta, mean.astype("f8"), inverse(var.astype("f8")), relu), dtype)
 
 
+def check_moving(module, source, dtype, name):
+    for channels, momentum in itertools.product((1, 70), (0.0, 0.99, 1.0)):
+        guarded, values = Guarded(), [draw(50 + i, channels, dtype=dtype) for i in range(4)]
+        arrays = [guarded(a) for a in values]
+        kernel = module.get_function(f"{name}_{NAME[dtype]}")
+        kernel((2,), (32,), (*arrays, momentum, channels, guarded(np.array([0], "u8"))))
+        assert [a.tobytes() for a in arrays] == [a.tobytes() for a in values]
+        kernel((2,), (32,), (*arrays, momentum, channels, guarded(np.array([1], "u8")) if momentum else 0))
+        guarded.check()
+        for moving, old, of_batch in zip(arrays, values[:2], values[2:], strict=False):
+            near(moving, [momentum * float(a) + (1 - momentum) * float(b) for a, b in zip(old, of_batch, strict=True)],
+                 dtype)  # fmt: skip
+
+
 CHECKS = {  # kernel -> (its file, its check)
     "batch_norm_moments": ("norm", check_moments),
     "batch_norm": ("norm", check_forward),
     "batch_norm_gradients": ("norm", check_gradients),
     "batch_norm_backward": ("norm", check_backward),
     "batch_norm_inference": ("norm", check_inference),
+    "moving_statistics": ("norm", check_moving),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -83,6 +83,15 @@ class Arrays:
     def running(self) -> AbstractContextManager[Any]:
         """Entered around each step and prediction, for settings that must hold while kernels run."""
         return nullcontext()
+
+    def when(self, going: Array, change: Callable[[], None], written: Sequence[Array] = ()) -> None:
+        """change(), of which nothing stays where going[0], on the device, is 0.
+
+        change() writes by those operations that work in place (an optimizer's, moving_statistics). What else it writes
+        to is `written`: where the host cannot know what `going` says, that is put aside first, and put back.
+        """
+        if going[0]:
+            change()
 
     def describe(self) -> dict[str, Any]:
         """Device, versions and settings, for reports."""

@@ -33,6 +33,16 @@ class Elementwise(Arrays):
         dlogits = (e / total - onehot) * (1.0 / n)
         return loss.astype(logits.dtype, copy=False), dlogits.astype(logits.dtype, copy=False)
 
+    def guard(self, state: Array, loss: Array) -> None:
+        """Decide whether a step of this loss[1] is done. state uint64[3] = [going, latched, undone], in place.
+
+        `going`, which `when` takes, becomes 1 where the loss is finite and, if `latched`, `going` was 1 before; else it
+        becomes 0, and `undone` counts the step.
+        """
+        going, latched, undone = state[:1], state[1:2], state[2:]
+        going[...] = self.xp.isfinite(loss).reshape(1) & (going | 1 - latched)
+        undone += 1 - going
+
     # ------------------------------------------------------------------ optimizers: in place, one pass over p
     # `hyper` is float64[2] on the device, [learning rate, steps done with this one]: a recorded step reads it anew.
 

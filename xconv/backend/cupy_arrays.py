@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -38,6 +39,7 @@ class CupyArrays(Backend):
             self._cublas = Cublas(self.xp)
         self._kernels = Kernels(self.xp)
         self._streams: list[Any] = []  # of recorders that are gone, for the next ones
+        self._now = threading.local()
         if self.devices > 1:
             self._keep_to_this_device()
 
@@ -114,6 +116,24 @@ class CupyArrays(Backend):
     def stage(self, rows: Sequence[tuple[tuple[int, ...], np.dtype]]) -> Stage:
         return Stage(self.xp, rows)
 
+    def when(self, going: Array, change: Callable[[], None], written: Sequence[Array] = ()) -> None:
+        """Kernels that work in place read `going`, so that nothing waits for it; the rest is copied and put back."""
+        before = [array.copy() for array in written]
+        self._now.going = going
+        try:
+            change()
+        finally:
+            self._now.going = None
+        if before:
+            undone = (going == 0).reshape(())
+            for array, kept in zip(written, before, strict=True):
+                self.xp.copyto(array, kept, where=undone)
+
+    @property
+    def _going(self) -> Array | None:
+        """What kernels that work in place are to read now, in this thread."""
+        return getattr(self._now, "going", None)
+
     def describe(self) -> dict[str, Any]:
         """Device, its memory and compute capability, versions of CuPy, CUDA, driver and cuBLAS."""
         runtime = self.xp.cuda.runtime
@@ -162,6 +182,12 @@ class CupyArrays(Backend):
             got = ", ".join(str(array.dtype) for array in arrays)
             raise DTypeError(f"{operation}: expected arrays all of float32 or all of float64. Received: {got}")
         return SUFFIX[kinds.pop()]
+
+    def _in_place(self, operation: str, *arrays: Array) -> None:
+        """BackendError where an array that is to be changed would be copied instead."""
+        for array in arrays:
+            if not array.flags.c_contiguous:
+                raise BackendError(f"{operation}: an array updated in place must be C-contiguous. {described(array)}")
 
     def _flat(self, array: Array) -> Array:
         return array if array.flags.c_contiguous else self.xp.ascontiguousarray(array)

@@ -10,11 +10,11 @@ import numpy as np
 
 from xconv import streams
 from xconv.backend.base import Array
-from xconv.backend.cuda_kernels import BLOCK, MOST_BLOCKS
+from xconv.backend.cuda_kernels import BLOCK, MOST_BLOCKS, SUFFIX
 from xconv.backend.cupy_conv import CupyConv
 from xconv.backend.cupy_gather import CupyGather
 from xconv.backend.cupy_norm import CupyNorm
-from xconv.errors import BackendError, DTypeError, described
+from xconv.errors import DTypeError, described
 from xconv.shapes import same_shape
 
 UPDATE_BLOCKS = 1 << 11  # of an optimizer: they fill a device, and each works out its rate but once
@@ -68,6 +68,14 @@ class CupyBackend(CupyConv, CupyNorm, CupyGather):
 
     # ------------------------------------------------------------------ optimizers
 
+    def guard(self, state: Array, loss: Array) -> None:
+        self._mine("guard", state, loss)
+        if state.dtype != np.uint64 or state.size != 3:
+            raise DTypeError(f"guard: state must be uint64[3]. Received: {described(state)}")
+        if loss.dtype.name not in SUFFIX:
+            loss = loss.astype(np.float64)
+        self._kernels.blocks("optimizers", f"guard_{SUFFIX[loss.dtype.name]}", (1,), (1,), state, loss)
+
     def sgd(self, p: Array, g: Array, hyper: Array) -> None:
         self._update("sgd", p, g, (), hyper)
 
@@ -101,9 +109,7 @@ class CupyBackend(CupyConv, CupyNorm, CupyGather):
             raise DTypeError(f"{name}: hyper must be float64[2]. Received: {described(hyper)}")
         for array in (g, *state):
             same_shape(array.shape, p.shape, f"{name}: gradient and state")
-        for array in (p, *state):
-            if not array.flags.c_contiguous:
-                raise BackendError(f"{name}: an array updated in place must be C-contiguous. {described(array)}")
-        args = (p, self._flat(g), *state, hyper, *settings, p.size)
+        self._in_place(name, p, *state)
+        args = (p, self._flat(g), *state, hyper, *settings, p.size, self._going)
         blocks = (min(-(-p.size // BLOCK), UPDATE_BLOCKS),)
         self._kernels.blocks("optimizers", f"{name}_{suffix}", blocks, (BLOCK,), *args)

@@ -69,6 +69,17 @@ class CupyNorm(NormInOnePass, CupyArrays):
         self._kernels.blocks("norm", f"batch_norm_inference_{suffix}", grid, block, *args)
         return y
 
+    def moving_statistics(
+        self, mean: Array, var: Array, batch_mean: Array, batch_var: Array, momentum: float
+    ) -> None:
+        arrays = mean, var, batch_mean, batch_var
+        suffix = self._suffix("moving_statistics", *arrays)
+        for array in arrays:
+            same_shape(array.shape, mean.shape, "moving_statistics: each array")
+        self._in_place("moving_statistics", mean, var)
+        args = (mean, var, self._flat(batch_mean), self._flat(batch_var), float(momentum), mean.size, self._going)
+        self._kernels.each("norm", f"moving_statistics_{suffix}", mean.size, *args)
+
     def _partial(self, grid: _Dims, channels: int, values: int, x: Array) -> tuple[int, Array | None]:
         """(parts, memory for what each finds), or (0, None) where a channel is one part."""
         parts = grid[1] * grid[2]

@@ -76,10 +76,10 @@ class EarlyStopping(Monitored):
 
 
 class TerminateOnNaN(Callback):
-    """Stops training, without an error, after a step that made the epoch's loss NaN or infinite.
+    """Stops training, without an error, at a step whose loss is NaN or infinite; the model is as it was before.
 
     Without it `fit` raises NonFiniteError, and looks at the loss now and then; this looks after every step, for which a
-    GPU must be waited for.
+    GPU must be waited for. Either way no step from that one on changes the model.
     """
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:

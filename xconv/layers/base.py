@@ -187,7 +187,8 @@ class Layer:
     def update(self, saved: Any) -> None:
         """What a training step changes besides the gradients' work, such as moving averages.
 
-        Runs once the step's parameters are updated, with what `learnt` kept.
+        Runs once the step's parameters are updated, with what `learnt` kept; where the step's loss is not finite, not
+        at all, or what it did to this layer's `params` is undone. It changes no other arrays.
         """
 
     def learnt(self, saved: Any) -> Any:

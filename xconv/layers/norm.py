@@ -100,14 +100,12 @@ class BatchNormalization(Layer):
             saved = saved.norm
         if not isinstance(saved, BatchNormSaved):  # the statistics were given
             return None
-        return tuple(of_batch * (1.0 - self.momentum) for of_batch in (saved.mean, saved.var))
+        return saved.mean, saved.var
 
     def update(self, saved: Any) -> None:
         if saved is not None:
-            for name, share in zip(("mean", "var"), saved, strict=True):
-                moving = self.params[name]
-                moving *= self.momentum
-                moving += share
+            mean, var = saved
+            self.backend.moving_statistics(self.params["mean"], self.params["var"], mean, var, self.momentum)
 
     def backward(self, dy: Array, saved: Any, need: Need) -> tuple[Array | None, dict[str, Array]]:
         maps = _maps(dy)

@@ -16,7 +16,7 @@ from xconv.backend import Array
 from xconv.callbacks import Callback, History
 from xconv.errors import ConfigError, DeadNetworkWarning, OutOfMemoryError, RecordingError, ShapeError, described
 from xconv.layers import Context, Layer
-from xconv.models import files, summary
+from xconv.models import files, guard, summary
 from xconv.models.network import listed
 from xconv.models.objective import Objective
 from xconv.models.step import Batch
@@ -89,16 +89,17 @@ class Model(Objective):
         (lists where there are several), weights[N] or None.
 
         Gives the loss[1] and the metrics' sums, on the device, and adds them to `totals`. Where steps are recorded,
-        they are those of the recording: to be taken before the next step.
+        they are those of the recording: to be taken before the next step. A step whose loss is not finite changes
+        nothing else: the loss tells, and the next step goes on from there. (Only the place in a schedule counts it
+        until `fit` or `train_on_batch` meet the host.)
         """
         optimizer = self._optimizer("train_step")
         self._ready()
-        rate = optimizer.lr
         optimizer.tick()
         try:
             return self._rescue.step(self, listed(x), listed(t), weights)
         except (RecordingError, OutOfMemoryError):
-            optimizer.untick(rate)  # the step was not done
+            optimizer.untick()  # the step was not done
             raise
 
     def eager_step(self, xs: Sequence[Array], ts: Sequence[Array], weights: Array | None) -> Sequence[Array]:
@@ -111,20 +112,29 @@ class Model(Objective):
         return values
 
     def changed_by(self, sums: Sequence[Array], learnt: Sequence[tuple[Layer, Any]] = ()) -> None:
-        """What a step does once the gradients are there; `sums` are `as_sums` of its values."""
-        totals = self.totals
-        try:
-            self._optimizer("train_step").apply(self._parameters, self._grads)
-            for layer, kept in learnt:
-                layer.update(kept)
-            self._steps += 1
-            for i, value in enumerate(sums):
-                totals[i : i + 1] += value
-        except MemoryError as error:
-            raise OutOfMemoryError(
-                f"{self.name}: out of memory while parameters were updated: some may be, and some not; go on from what "
-                f"was saved last. Received: {error}"
-            ) from error
+        """What a step does once the gradients are there; `sums` are `as_sums` of its values, the loss first.
+
+        Nothing but `totals` changes where the loss is not finite.
+        """
+        state, totals = self._guard.on(self.backend), self.totals
+        going = state[:1]
+
+        def change() -> None:
+            try:
+                self._optimizer("train_step").apply(self._parameters, self._grads, going)
+                for layer, kept in learnt:
+                    layer.update(kept)
+            except MemoryError as error:
+                raise OutOfMemoryError(
+                    f"{self.name}: out of memory while parameters were updated: some may be, and some not; go on from "
+                    f"what was saved last. Received: {error}"
+                ) from error
+
+        self.backend.guard(state, sums[0])
+        self.backend.when(going, change, guard.written(self, learnt))
+        self._steps += going
+        for i, value in enumerate(sums):
+            totals[i : i + 1] += value
 
     def room(self, last: Batch | None, count: int) -> Batch | None:
         """Where the next batch may be put, one like the last but of `count` examples, to save the copy of it."""
@@ -143,13 +153,18 @@ class Model(Objective):
     def train_on_batch(
         self, x: Any, y: Any, sample_weight: Any = None, class_weight: Mapping[int, float] | None = None
     ) -> Any:
-        """One step on a batch on the host, checked; [loss, *metrics] before the step, or the loss alone."""
+        """One step on a batch on the host, checked; [loss, *metrics] before the step, or the loss alone.
+
+        A loss that is NaN or infinite says that the step was not done: the model is as it was.
+        """
         xs = self._images(x, "train_on_batch: x")
         ts = self._targets(y, len(xs[0]), "train_on_batch: y")
         weights = self._weights(ts, class_weight, sample_weight, "train_on_batch")
         here = None if weights is None else self.backend.asarray(weights, self.dtype)
         values = self.train_step(self._here(xs), [self.backend.asarray(t) for t in ts], here)
         sums = [float(self.backend.to_numpy(v).reshape(-1)[0]) for v in self.as_sums(values, len(xs[0]))]
+        if not math.isfinite(sums[0]):
+            self._guard.settle(self)
         return [value / len(xs[0]) for value in sums] if len(sums) > 1 else sums[0] / len(xs[0])
 
     def test_on_batch(self, x: Any, y: Any) -> Any:
@@ -234,7 +249,8 @@ class Model(Objective):
         seen), val_loss and so on (of `validation_data`, or of the last `validation_split` of the examples).
         `class_weight` (a dict) and `sample_weight` (an array) weight the loss of examples. `verbose`: 0 nothing, 1 a
         bar an epoch, 2 a line an epoch, "auto" a bar in a terminal or notebook and else lines. NonFiniteError stops a
-        run whose loss became NaN or infinite; a network that died is warned of.
+        run whose loss became NaN or infinite: neither that step nor any after it changed the model, so that training
+        can go on with a smaller learning rate. A network that died is warned of.
         """
         run = Fit(
             self,

@@ -11,6 +11,7 @@ from xconv import metrics, optimizers
 from xconv.backend import Array, Backend
 from xconv.errors import ConfigError, described
 from xconv.layers import Context
+from xconv.models.guard import Guard
 from xconv.models.heads import Head, heads
 from xconv.models.network import Network
 from xconv.models.rescue import Rescue
@@ -24,7 +25,7 @@ class Objective(Network):
     def _settings(self, *settings: Any) -> None:
         super()._settings(*settings)
         self.optimizer: Optimizer | None = None
-        self._recorded, self._rescue = Steps(), Rescue()
+        self._recorded, self._rescue, self._guard = Steps(), Rescue(), Guard()
         self._totals: tuple[Backend, Array] | None = None
         self._asked: tuple[Any, Any, Any] = (None, None, None)  # loss, metrics, loss weights
 

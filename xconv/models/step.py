@@ -153,7 +153,7 @@ class Steps:
         optimizer, backend = model.optimizer, model.backend
         assert optimizer is not None
         taken = [model._plans, model._heads, model._parameters.flat, model._grads.flat, model._steps, model.totals]
-        taken += backend, backend.workspace, backend.precision, model.seed, optimizer
+        taken += model._guard.on(backend), backend, backend.workspace, backend.precision, model.seed, optimizer
         taken += [value for name, value in vars(optimizer).items() if name not in _COUNTERS]
         for layer in self._layers:
             taken += layer.params.values()

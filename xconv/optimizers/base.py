@@ -133,7 +133,7 @@ class Optimizer:
     @lr.setter
     def lr(self, value: float | Schedule) -> None:
         if isinstance(value, Schedule):
-            rate = self._scheduled(value)
+            rate = self._scheduled(value, self.steps)
         else:
             rate = _number(value, f"{type(self).__name__}: lr", or_else=" or a Schedule")
         self._schedule = value if isinstance(value, Schedule) else None
@@ -141,8 +141,8 @@ class Optimizer:
 
     learning_rate = lr
 
-    def _scheduled(self, schedule: Schedule) -> float:
-        return _number(schedule(self.steps), f"{type(self).__name__}: the rate of {schedule!r} for step {self.steps}")
+    def _scheduled(self, schedule: Schedule, step: int) -> float:
+        return _number(schedule(step), f"{type(self).__name__}: the rate of {schedule!r} for step {step}")
 
     def _set_rate(self, rate: float) -> None:
         if rate != self._lr and self._backend is not None:
@@ -166,21 +166,25 @@ class Optimizer:
     def tick(self) -> None:
         """The host's part of a step: counts it, and sets its rate where a schedule says so. Not to be recorded."""
         if self._schedule is not None:
-            self._set_rate(self._scheduled(self._schedule))
+            self._set_rate(self._scheduled(self._schedule, self.steps))
         self.steps += 1
 
-    def untick(self, rate: float) -> None:
-        """Takes a `tick` back whose step was not done; `rate` is that of the step before."""
-        self.steps -= 1
-        self._set_rate(rate)
+    def untick(self, steps: int = 1) -> None:
+        """Takes the last ticks back, whose steps were not done."""
+        self.steps -= steps
+        if self._schedule is not None:
+            self._set_rate(self._scheduled(self._schedule, max(0, self.steps - 1)))
 
     def ready(self, params: Parameters) -> None:
         """Make the state of these parameters, if it is not there: what `apply` does before it changes anything."""
         self._bind(params.backend)
         self._flat_state(params)
 
-    def apply(self, params: Mapping[str, Array], grads: Mapping[str, Array]) -> None:
-        """The device's part of a step: all of the rest. Once done, it can be recorded and replayed."""
+    def apply(self, params: Mapping[str, Array], grads: Mapping[str, Array], going: Array | None = None) -> None:
+        """The device's part of a step: all of the rest. Once done, it can be recorded and replayed.
+
+        Inside of Backend.when, `going` is what that takes: 1 on the device, or 0 where the step is not to count.
+        """
         if isinstance(params, Parameters) and isinstance(grads, Parameters) and _same_layout(params, grads):
             backend = params.backend
             self._bind(backend)
@@ -206,7 +210,7 @@ class Optimizer:
             self._by_name()
             state = [self._state_of(name, p) for name, p in zip(names, ps, strict=True)]
             gs = self._clipped(gs)
-        self._hyper[1:] += 1.0
+        self._hyper[1:] += 1.0 if going is None else going
         for p, g, arrays in zip(ps, gs, state, strict=True):
             self.step(backend, p, g, self._hyper, **arrays)
 
@@ -356,18 +360,27 @@ class Optimizer:
         twin = object.__new__(type(self))
         twin.__dict__.update(self.__dict__, _backend=None, _hyper=None, _state={}, _layout={}, _beside=None, steps=0)
         if twin._schedule is not None:
-            twin._lr = twin._scheduled(twin._schedule)
+            twin._lr = twin._scheduled(twin._schedule, 0)
         return twin
 
     def config(self) -> dict[str, Any] | None:
         """Plain JSON that `from_config` makes the same settings from; None for a rule or schedule of your own."""
-        known = (CLASSES[cls.__name__] for cls in type(self).__mro__ if CLASSES.get(cls.__name__) is cls)
-        kind = next(known, None)
-        lr = self._lr if self._schedule is None else self._schedule.config()
-        if kind is None or kind.step is not type(self).step or lr is None:
+        kind, lr = self._kind(), self._lr if self._schedule is None else self._schedule.config()
+        if kind is None or lr is None:
             return None
         clipping = {name: getattr(self, name) for name in CLIPPING if getattr(self, name) is not None}
         return {"kind": kind.__name__, "lr": lr, **{name: getattr(self, name) for name in kind.settings}, **clipping}
+
+
+    def _kind(self) -> type[Optimizer] | None:
+        """Which of xconv's rules this one is; None for a rule of one's own."""
+        known = (CLASSES[cls.__name__] for cls in type(self).__mro__ if CLASSES.get(cls.__name__) is cls)
+        kind = next(known, None)
+        return None if kind is None or kind.step is not type(self).step else kind
+
+    def written(self, params: Parameters) -> list[Array]:
+        """What a rule of one's own writes to with operations that Backend.when does not know of; [] for xconv's."""
+        return [] if self._kind() is not None else [params.flat, *self.state_arrays().values()]
 
 
 def _same_layout(params: Parameters, grads: Parameters) -> bool:

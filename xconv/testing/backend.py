@@ -87,6 +87,12 @@ def _calls(dtype: str) -> list[tuple[str, tuple[Any, ...]]]:
     calls += [("softmax_cross_entropy", (draw(6, 4), np.array([0, 3, 1, 2, 2, 0])))]
     pixels, order = rng.integers(0, 256, (5, 2, 3, 4)).astype(np.uint8), np.array([4, 0, 3, 1, 2])
     calls += [("gather", (pixels, order, 1, 3, dtype, None, np.array([0.5, 0.0]), np.array([2.0, 1 / 255])))]
+    calls += [
+        ("guard", (np.array(state, np.uint64), np.array([loss], dtype)))
+        for state in ((1, 0, 0), (0, 0, 2), (1, 1, 0), (0, 1, 5))
+        for loss in (0.5, np.nan)
+    ]
+    calls += [("moving_statistics", (*(draw(7) for _ in range(4)), 0.9))]
     hyper, p, g, s = np.array([0.1, 3.0]), draw(1000), draw(1000), np.abs(draw(1000))
     calls += [("sgd", (p, g, hyper)), ("momentum", (p, g, s, hyper, 0.9, False))]
     calls += [("momentum", (p, g, s, hyper, 0.9, True)), ("adagrad", (p, g, s, hyper, 1e-7))]
