@@ -71,9 +71,7 @@ class BatchNormAndDropout(Arrays):
         y += _wide(beta - mean * scale)
         return self.xp.maximum(y, 0, out=y) if relu else y
 
-    def moving_statistics(
-        self, mean: Array, var: Array, batch_mean: Array, batch_var: Array, momentum: float
-    ) -> None:
+    def moving_statistics(self, mean: Array, var: Array, batch_mean: Array, batch_var: Array, momentum: float) -> None:
         """mean[C] = momentum mean + (1 - momentum) batch_mean and var[C] likewise, in place."""
         for moving, of_batch in ((mean, batch_mean), (var, batch_var)):
             moving *= momentum

@@ -69,9 +69,7 @@ class CupyNorm(NormInOnePass, CupyArrays):
         self._kernels.blocks("norm", f"batch_norm_inference_{suffix}", grid, block, *args)
         return y
 
-    def moving_statistics(
-        self, mean: Array, var: Array, batch_mean: Array, batch_var: Array, momentum: float
-    ) -> None:
+    def moving_statistics(self, mean: Array, var: Array, batch_mean: Array, batch_var: Array, momentum: float) -> None:
         arrays = mean, var, batch_mean, batch_var
         suffix = self._suffix("moving_statistics", *arrays)
         for array in arrays:

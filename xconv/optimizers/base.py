@@ -371,7 +371,6 @@ class Optimizer:
         clipping = {name: getattr(self, name) for name in CLIPPING if getattr(self, name) is not None}
         return {"kind": kind.__name__, "lr": lr, **{name: getattr(self, name) for name in kind.settings}, **clipping}
 
-
     def _kind(self) -> type[Optimizer] | None:
         """Which of xconv's rules this one is; None for a rule of one's own."""
         known = (CLASSES[cls.__name__] for cls in type(self).__mro__ if CLASSES.get(cls.__name__) is cls)
