@@ -57,6 +57,11 @@ BROKEN = [  # file, kernel, what is changed, into what
     ("elementwise", "add_bias", "bias[i % o]", "bias[i % o + 1]"),
     ("reduce", "row_sums", "(length + gridDim.y - 1) / gridDim.y", "length / gridDim.y"),  # leaves the last ones out
     ("gather", "gather", "row >= n", "row > n"),
+    ("augment", "warp_affine", "1ll << 31", "0"),  # rounds down
+    ("augment", "warp_affine", "if (fx | fy) {", "if (fx) {"),
+    ("augment", "warp_affine", "i >= bottom", "i > bottom"),
+    ("augment", "warp_affine", "column < w;", "column <= w;"),  # the next row's first pixel
+    ("augment", "warp_affine", "least(row, h - 1)", "least(row, h)"),
     ("norm", "batch_norm", "k < last", "k <= last"),  # an image of the next part
     ("norm", "batch_norm_inference", "channels || p >= end", "channels || p > end"),  # an entry of the next plane
     ("norm", "batch_norm_moments", "T(k) < some.count", "T(k) <= some.count"),

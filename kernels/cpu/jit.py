@@ -47,9 +47,9 @@ def _warn(reason: str) -> None:
         )
 
 
-def jit(function: Callable[..., Any]) -> Any:
+def jit(function: Callable[..., Any], **options: Any) -> Any:
     """Compile on first use. A cache that is unwritable or corrupt costs time and one warning, never an error."""
-    dispatcher = numba.njit(**_OPTIONS)(function)
+    dispatcher = numba.njit(**_OPTIONS | options)(function)
     if not hasattr(dispatcher, "_cache"):  # with NUMBA_DISABLE_JIT it is the function itself
         return dispatcher
     try:
@@ -59,6 +59,11 @@ def jit(function: Callable[..., Any]) -> Any:
     except Exception as error:
         _warn(f"there is no place for them ({type(error).__name__}: {error})")
     return dispatcher
+
+
+def jit_exactly(function: Callable[..., Any]) -> Any:
+    """As `jit`, each product and sum of floats rounded by itself and in its place."""
+    return jit(function, fastmath=False)
 
 
 @functools.cache

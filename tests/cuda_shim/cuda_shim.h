@@ -38,6 +38,9 @@ inline float __int_as_float(int bits) { float x; std::memcpy(&x, &bits, sizeof x
 inline int __float_as_int(float x) { int bits; std::memcpy(&bits, &x, sizeof bits); return bits; }
 inline double __longlong_as_double(long long bits) { double x; std::memcpy(&x, &bits, sizeof x); return x; }
 
+inline double __dmul_rn(double a, double b) { return a * b; }
+inline double __dadd_rn(double a, double b) { return a + b; }
+
 namespace shim {
 
 // numpy's code for a parameter: "*f4" for const float*, "=f4" for float*, "i8", "f8", and "V112" for a struct.

@@ -1,7 +1,7 @@
 """The seam: what a backend is, and the plain definition of each operation over `self.xp`.
 
-Columns, pooling, products and convolution are here; `base_norm`, `base_elementwise`, `base_gather` and
-`base_scratch` have the rest.
+Columns, pooling, products and convolution are here; `base_norm`, `base_elementwise`, `base_gather`,
+`base_augment` and `base_scratch` have the rest.
 These definitions are the NumPy backend. Another backend overrides one only to make it faster, and must equal it within
 the published tolerance (tests/tolerances.py). Names: N batch, C channels, H and W height and width, F filters,
 OH and OW output size, KH and KW kernel; `pads` is (top, bottom, left, right); activations are NCHW, C-contiguous.
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from xconv.backend.arrays import most
+from xconv.backend.base_augment import Augment
 from xconv.backend.base_elementwise import Elementwise
 from xconv.backend.base_gather import Gather
 from xconv.backend.base_norm import BatchNormAndDropout
@@ -47,7 +48,7 @@ __all__ = [
 ]
 
 
-class Backend(Precision, ConvScratch, Elementwise, BatchNormAndDropout, Gather):
+class Backend(Precision, ConvScratch, Elementwise, BatchNormAndDropout, Gather, Augment):
     """Where arrays live and how each operation is computed. `xp` is the array module.
 
     Where an operation needs more scratch memory than `workspace` for a whole batch, it goes through it in parts.

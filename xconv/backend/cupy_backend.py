@@ -11,6 +11,7 @@ import numpy as np
 from xconv import streams
 from xconv.backend.base import Array
 from xconv.backend.cuda_kernels import BLOCK, MOST_BLOCKS, SUFFIX
+from xconv.backend.cupy_augment import CupyAugment
 from xconv.backend.cupy_conv import CupyConv
 from xconv.backend.cupy_gather import CupyGather
 from xconv.backend.cupy_norm import CupyNorm
@@ -20,7 +21,7 @@ from xconv.shapes import same_shape
 UPDATE_BLOCKS = 1 << 11  # of an optimizer: they fill a device, and each works out its rate but once
 
 
-class CupyBackend(CupyConv, CupyNorm, CupyGather):
+class CupyBackend(CupyConv, CupyNorm, CupyGather, CupyAugment):
     """NVIDIA GPUs. Raises BackendError, with reason and fix, where it cannot run."""
 
     # ------------------------------------------------------------------ elementwise and loss

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from xconv.backend.base import Array, argmax_dtype
+from xconv.backend.numba_augment import NumbaAugment
 from xconv.backend.numba_conv import NumbaConv
 from xconv.backend.numba_dense import NumbaDense
 from xconv.backend.numba_norm import NumbaNorm
@@ -15,7 +16,7 @@ from xconv.kernels.cpu import columns, elementwise, pooling
 from xconv.shapes import Pads, Pair, window_output
 
 
-class NumbaBackend(NumbaConv, NumbaDense, NumbaNorm):
+class NumbaBackend(NumbaConv, NumbaDense, NumbaNorm, NumbaAugment):
     """Compiled, on all cores the process may use ($XCONV_NUM_THREADS sets how many)."""
 
     # ------------------------------------------------------------------ columns and pooling

@@ -23,7 +23,8 @@ def check_backend(backend: Backend | str) -> None:
     """Every operation of a backend against the plain definitions, and its methods against theirs.
 
     The same names, parameters and defaults; results of the same shape and dtype, C-contiguous, on this backend, within
-    TOLERANCES of the largest entry, and the very bits for dropout; inputs left alone; the same bits when asked again.
+    TOLERANCES of the largest entry, and the very bits for dropout and for pictures that are moved; inputs left alone;
+    the same bits when asked again.
     """
     mine, plain = get_backend(backend), Backend()
     _check_signatures(mine)
@@ -93,6 +94,12 @@ def _calls(dtype: str) -> list[tuple[str, tuple[Any, ...]]]:
         for loss in (0.5, np.nan)
     ]
     calls += [("moving_statistics", (*(draw(7) for _ in range(4)), 0.9))]
+    moved = np.array([[60_000, 26_000, -90_000, -26_000, 60_000, 70_000, 1, 3, -2, 2]] * 5, np.int64)
+    moved[::2, :6] = -65536, 0, 3 << 16, 0, 65536, -1 << 16  # mirrored and moved by whole pixels
+    pictures = pixels if dtype == "float32" else pixels.astype(dtype), draw(5, 2, 3, 4)
+    for x, edge in zip(pictures, (True, False), strict=True):
+        for last in (False, True):
+            calls += [("warp_affine", (x, moved, draw(4 if last else 2).astype(x.dtype), edge, last))]
     hyper, p, g, s = np.array([0.1, 3.0]), draw(1000), draw(1000), np.abs(draw(1000))
     calls += [("sgd", (p, g, hyper)), ("momentum", (p, g, s, hyper, 0.9, False))]
     calls += [("momentum", (p, g, s, hyper, 0.9, True)), ("adagrad", (p, g, s, hyper, 1e-7))]
@@ -103,7 +110,7 @@ def _calls(dtype: str) -> list[tuple[str, tuple[Any, ...]]]:
 
 def _check_call(mine: Backend, plain: Backend, operation: str, args: tuple[Any, ...], dtype: str) -> None:
     what = f"{operation} on {mine.name}, {dtype}"
-    tolerance = 0.0 if operation.startswith("dropout") else TOLERANCES[dtype]
+    tolerance = 0.0 if operation.startswith(("dropout", "warp")) else TOLERANCES[dtype]
     runs = []
     for backend in (plain, mine, mine):
         given = [backend.asarray(np.array(a)) if isinstance(a, np.ndarray) else a for a in args]
