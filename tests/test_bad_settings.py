@@ -55,7 +55,7 @@ CALLS: dict[str, tuple[Callable[[Model], object], type[XconvError], str]] = {
     "validation": (
         lambda model: model.fit(images(), labels(), validation_data=3),
         ConfigError,
-        "fit: expected validation_data=(x, y). Received: 3",
+        "fit: expected validation_data=(x, y) or (x, y, sample_weight), or what gives batches. Received: 3",
     ),
     "to a backend that does not exist": (
         lambda model: model.to("tpu"),

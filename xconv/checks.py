@@ -86,25 +86,63 @@ def finite(x: np.ndarray, what: str, dtype: Any = None) -> None:
         )
 
 
-def images(x: Any, expected: tuple[int, ...], what: str, *, empty_ok: bool = False, dtype: Any = None) -> np.ndarray:
+def images(
+    x: Any,
+    expected: tuple[int, ...],
+    what: str,
+    *,
+    empty_ok: bool = False,
+    dtype: Any = None,
+    tell: Callable[[str, np.dtype], None] | None = None,
+) -> np.ndarray:
     """Examples x[N, *expected] as a NumPy array that is finite, also once it is turned into `dtype`, where given.
 
-    RawPixelsWarning for whole numbers above 1.
+    RawPixelsWarning for whole numbers above 1; where there is somebody to `tell`, a call of that in its place.
     """
     x = host_array(x, what)
+    examples(x, expected, what, empty_ok=empty_ok)
+    finite(x, what, dtype)
+    if x.dtype.kind in "ui" and x.size and x.max() > 1:
+        (tell or raw_pixels)(what, x.dtype)
+    return x
+
+
+def examples(x: Any, expected: tuple[int, ...], what: str, *, empty_ok: bool = False) -> None:
+    """ShapeError or DataError unless x, an array or something of its shape, holds examples [N, *expected]."""
     image_shape(x.shape, expected, what)
     if not empty_ok and x.shape[0] == 0:
         raise DataError(f"{what}: expected at least one example. Received: {described(x)}")
-    finite(x, what, dtype)
-    if x.dtype.kind in "ui" and x.size and x.max() > 1:
-        # The same text for every batch, and in the user's own line: Python shows it once for each such line.
-        warnings.warn(
-            f"{what} holds whole numbers above 1 (dtype {x.dtype}), as raw pixels are; networks train best on numbers "
-            "from 0 to 1: divide by 255, or take data.arrays(). If whole numbers are meant, give x.astype('float32')",
-            RawPixelsWarning,
-            stacklevel=_users_level(),
+
+
+def source(x: Any, what: str) -> None:
+    """ConfigError or DTypeError unless an xconv.data.Source says what it holds."""
+    shape, name = getattr(x, "shape", None), type(x).__name__
+    whole = isinstance(shape, tuple) and shape and all(isinstance(n, int | np.integer) and n >= 0 for n in shape)
+    if not whole:
+        raise ConfigError(f"{what}: {name} must say its shape, a tuple (N, ...). Received: {described(shape)}")
+    try:
+        dtype = np.dtype(getattr(x, "dtype", None) or object)
+    except TypeError:
+        dtype = np.dtype(object)
+    if dtype.kind not in "buif":
+        raise DTypeError(
+            f"{what}: {name} must say the dtype of its numbers (float, int or bool). "
+            f"Received: {described(getattr(x, 'dtype', None))}"
         )
-    return x
+
+
+def raw_pixels(what: str, dtype: np.dtype) -> None:
+    """RawPixelsWarning."""
+    # The same text for every batch, and in the user's own line: Python shows it once for each such line.
+    cure = "divide by 255, or take data.arrays()"
+    if dtype == np.uint8:
+        cure = "divide by 255, take data.arrays(), or give xconv.data.Pixels(x), which stay bytes"
+    warnings.warn(
+        f"{what} holds whole numbers above 1 (dtype {dtype}), as raw pixels are; networks train best on numbers "
+        f"from 0 to 1: {cure}. If whole numbers are meant, give x.astype('float32')",
+        RawPixelsWarning,
+        stacklevel=_users_level(),
+    )
 
 
 def _users_level() -> int:

@@ -3,18 +3,27 @@
 All give the same batches to the bit. Where arrays lie in this process's memory, a batch is an index and a cast.
 Elsewhere a data set that fits is put on the device once, bytes as bytes, and each epoch's order with it, so that a
 step needs nothing from the host; a larger one goes through two pinned buffers, a batch being copied while a step runs.
+
+What takes longer on the host than a hand-over between threads does (0.05 ms) is prepared by a thread beside the step:
+examples that are read late (Sources, files, generators), and augmentation where the host computes. Nothing else is.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from xconv.backend import Array, Backend
+from xconv.data.sources import Pixels, pixels
+from xconv.errors import ConfigError, ShapeError, described
+from xconv.models.ahead import Ahead
+from xconv.models.batches import Examples, Part, Stream, is_lazy
 from xconv.models.step import Batch
 
 if TYPE_CHECKING:
@@ -26,93 +35,248 @@ SOURCES = ("uint8", "int64", "float32", "float64")  # what Backend.gather takes 
 TARGETS = ("int64", "float32", "float64")
 PIECE = 1 << 26  # bytes that are put there at once: what a cast needs on the host for a while
 
+Change = Callable[[Array], Array]
+
+
+class Augmented:
+    """`fit`'s augmentation: applied to each input whose examples are images, the same draws to all of them."""
+
+    def __init__(self, model: Network, augmentation: Any) -> None:
+        if not callable(augmentation) or isinstance(augmentation, type):
+            raise ConfigError(
+                "fit: augmentation must be an xconv.data.Augmentation, or a function (backend, x, *, seed, epoch, "
+                f"first, data_format) that gives x anew. Received: {described(augmentation)}"
+            )
+        shapes = [model._given_shape(i) for i in model.graph.inputs]
+        self.on = [len(shape) == 3 for shape in shapes]
+        if not any(self.on):
+            raise ConfigError(
+                "fit: augmentation needs images, an input with three axes beside the batch's. "
+                f"Received: {model.name}, whose inputs are of shapes {', '.join(map(str, shapes))}"
+            )
+        self._of, self._model = augmentation, model
+
+    def change(self, place: int, part: Part, backend: Backend) -> Change | None:
+        """What is done to input number `place` of a batch, in its own dtype; None where nothing is."""
+        return partial(self._changed, part, backend) if self.on[place] else None
+
+    def _changed(self, part: Part, backend: Backend, x: Array) -> Array:
+        model = self._model
+        about: dict[str, Any] = {
+            "seed": model.seed,
+            "epoch": part.epoch,
+            "first": part.first,
+            "data_format": model.data_format,
+        }
+        with nullcontext() if backend.on_host else backend.running():  # on the host a thread does this beside the step
+            y: Any = self._of(backend, x, **about)
+        kind: Any = backend.array_type
+        if not isinstance(y, kind) or y.shape != x.shape or y.dtype != x.dtype:
+            raise ShapeError(
+                f"fit: augmentation: expected an array of shape {x.shape}, dtype {x.dtype}, as it was given. "
+                f"Received: {described(y)}"
+            )
+        return y
+
+
+class Entry:
+    """The way of a batch onto a backend, in the dtype of the step, Pixels as numbers from 0 to 1.
+
+    Bytes stay bytes until they have been augmented, and until they are on the device.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self._rows: Array | None = None
+        self._norm: tuple[Array, Array] | None = None
+
+    def __call__(self, x: Any, dtype: Any, place: Array | None = None, change: Change | None = None) -> Array:
+        """A batch of an input that is on the host, in `place` where that is given, after `change`."""
+        backend, scaled = self.backend, isinstance(x, Pixels)
+        raw: Any = np.asarray(x.bytes) if scaled else x
+        if not backend.on_host:
+            return self.cast(backend.asarray(raw, kept(raw.dtype, dtype)), dtype, scaled, place, change)
+        if change is not None:
+            raw = change(backend.asarray(raw, np.uint8 if raw.dtype.name in ("uint8", "bool") else dtype))
+        return self.written(pixels(raw, dtype) if scaled else backend.asarray(raw, dtype), place)
+
+    def cast(
+        self,
+        there: Array,
+        dtype: Any,
+        scaled: bool,
+        place: Array | None = None,
+        change: Change | None = None,
+        *,
+        lent: bool = False,
+    ) -> Array:
+        """The same of a batch that is on the device, and does not stay there if it is `lent`."""
+        if change is not None:
+            if there.dtype != np.uint8:
+                there, lent = self.cast(there, dtype, False, lent=lent), False
+            there = change(there)
+        if there.dtype == dtype and not scaled and not lent:
+            return self.written(there, place)
+        n = len(there)
+        if self._rows is None or len(self._rows) < n:
+            self._rows = self.backend.asarray(np.arange(n))
+        return self.gather(there, self._rows, 0, n, dtype, scaled, place)
+
+    def gather(
+        self, data: Array, order: Array, first: int, count: int, dtype: Any, scaled: bool, place: Array | None = None
+    ) -> Array:
+        """Backend.gather; `scaled`, of bytes: x / 255 to the bit."""
+        backend = self.backend
+        with backend.running():
+            if not scaled:
+                return backend.gather(data, order, first, count, dtype, place)
+            y = backend.empty((count, *data.shape[1:]), dtype) if place is None else place
+            if np.dtype(dtype) == np.float32:
+                if self._norm is None:
+                    self._norm = backend.asarray(np.zeros(1)), backend.asarray(np.full(1, 1.0 / 255.0))
+                one = 1, math.prod(data.shape[1:])  # all have one factor, as if there were one channel
+                flat, into = data.reshape(len(data), *one), y.reshape(count, *one)
+                backend.gather(flat, order, first, count, dtype, into, *self._norm)
+            else:  # in float64, x times 1 / 255 is not always x / 255
+                backend.gather(data, order, first, count, dtype, y)
+                y /= 255.0
+        return y
+
+    def written(self, there: Array, place: Array | None) -> Array:
+        """In a place where it fits: a file's labels may be classes in one batch, and rows in the next."""
+        if place is None or place is there or place.shape != there.shape or place.dtype != there.dtype:
+            return there
+        with self.backend.running():
+            place[...] = there
+        return place
+
+
+def kept(own: np.dtype, dtype: Any) -> np.dtype:
+    """The dtype in which an array lies on the device: its own where the device can cast it, and that is no larger."""
+    wanted = np.dtype(dtype)
+    own = np.dtype(np.uint8) if own == np.bool_ else own
+    fits = own.isnative and own.name in SOURCES and own.itemsize <= wanted.itemsize
+    return own if fits and (own.kind in "iu" or wanted.kind == "f") else wanted
+
 
 class Feed(ABC):
-    """`start` an epoch, then ask for its batches in turn."""
+    """``with feed.epoch(number) as parts``, and then `batch(part)` for each, in turn, gives an epoch's batches."""
 
     def __init__(
-        self, model: Network, xs: Sequence[np.ndarray], ts: Sequence[np.ndarray], weights: np.ndarray | None
+        self, model: Network, data: Examples | Stream, batch_size: Any, shuffle: bool, augmented: Augmented | None
     ) -> None:
-        self.backend: Backend = model.backend
-        self._arrays = [*xs, *ts, *(() if weights is None else (weights,))]
-        wanted = np.dtype(model.dtype)
-        self._dtypes = [*(wanted for _ in xs), *(t.dtype for t in ts), *(() if weights is None else (wanted,))]
-        self._inputs, self._weighted = len(xs), weights is not None
+        self.backend, self.data = model.backend, data
+        self._size, self._seed = batch_size, model.seed if shuffle else None
+        self._dtype, self._augmented = np.dtype(model.dtype), augmented
+        self._entry = Entry(self.backend)
+
+    @property
+    def prepared(self) -> bool:
+        """Whether a thread prepares batches beside the step."""
+        return self.data.lazy
+
+    @contextmanager
+    def epoch(self, number: int) -> Iterator[Iterator[Part]]:
+        """The parts of the epoch of that number, which counts from 1."""
+        parts = self._parts(number)
+        if not self.prepared:
+            yield parts
+            return
+        with Ahead(parts) as made:
+            yield made
 
     @abstractmethod
-    def start(self, order: np.ndarray) -> None:
-        """Begin an epoch: order[n] has the number of each example once, int64."""
+    def _parts(self, epoch: int) -> Generator[Part]:
+        """What can be done beside a step, for each batch in turn."""
 
     @abstractmethod
-    def _given(self, first: int, count: int, into: Sequence[Array | None]) -> list[Array]:
-        """Examples order[first : first + count] of each array, each in its dtype, written `into` memory where given."""
+    def batch(self, part: Part, into: Batch | None = None) -> Batch:
+        """What is left to do, in the thread that trains; written into the arrays of `into` where they fit."""
 
-    def batch(self, first: int, count: int, into: Batch | None = None) -> Batch:
-        """Examples order[first : first + count], written into the arrays of `into` where that is given."""
-        places: list[Array | None] = [None] * len(self._arrays)
-        if into is not None:
-            places = [*into.xs, *into.ts, *(() if into.weights is None else (into.weights,))]
-        given = self._given(first, count, places)
-        labels = given[self._inputs : -1] if self._weighted else given[self._inputs :]
-        return Batch(given[: self._inputs], labels, given[-1] if self._weighted else None)
+    def _change(self, place: int, part: Part) -> Change | None:
+        return None if self._augmented is None else self._augmented.change(place, part, self.backend)
+
+    def _finished(self, part: Part, into: Batch | None = None) -> Batch:
+        """The batch of a part that holds all its arrays, on the host."""
+        entry, backend = self._entry, self.backend
+        xs = [
+            entry(x, self._dtype, place, self._change(i, part))
+            for i, (x, place) in enumerate(zip(part.xs, _places(into and into.xs, part.xs), strict=True))
+        ]
+        ts = [
+            entry.written(backend.asarray(t), place)
+            for t, place in zip(part.ts, _places(into and into.ts, part.ts), strict=True)
+        ]
+        if part.weights is None:
+            return Batch(xs, ts, None)
+        weights = backend.asarray(part.weights, self._dtype)
+        return Batch(xs, ts, entry.written(weights, None if into is None else into.weights))
+
+
+def _places(given: Sequence[Array] | None, like: Sequence[Any]) -> Sequence[Array | None]:
+    return [None] * len(like) if given is None else given
 
 
 def feed(
     model: Network,
-    xs: Sequence[np.ndarray],
-    ts: Sequence[np.ndarray],
-    weights: np.ndarray | None,
-    batch_size: int,
+    data: Examples | Stream,
+    batch_size: Any,
+    shuffle: bool = True,
+    augmented: Augmented | None = None,
 ) -> Feed:
     """The fastest there is for this data on the model's backend, by a fixed rule on sizes and on free memory."""
-    backend = model.backend
-    given = HostFeed(model, xs, ts, weights)
-    free = backend.free_bytes()
-    if free is None or not all(dtype.isnative and dtype.name in TARGETS for dtype in given._dtypes):
-        return given
-    kept = [_kept(a, dtype) for a, dtype in zip(given._arrays, given._dtypes, strict=True)]
-    size = sum(math.prod(a.shape) * dtype.itemsize for a, dtype in zip(given._arrays, kept, strict=True))
-    if size <= min(BUDGET, SHARE * free):
-        return ResidentFeed(model, xs, ts, weights)
-    return StagedFeed(model, xs, ts, weights, batch_size)
+    free, given = model.backend.free_bytes(), (model, data, batch_size, shuffle, augmented)
+    if free is None or isinstance(data, Stream):
+        return HostFeed(*given)
+    dtypes = [np.dtype(model.dtype), *(t.dtype for t in data.ts if not is_lazy(t))]
+    if not all(dtype.isnative and dtype.name in TARGETS for dtype in dtypes):
+        return HostFeed(*given)
+    if not data.lazy and _size(data, dtypes[0]) <= min(BUDGET, SHARE * free):
+        return ResidentFeed(*given)
+    return StagedFeed(*given)
 
 
-def _kept(array: np.ndarray, dtype: np.dtype) -> np.dtype:
-    """The dtype in which an array lies on the device: its own where the device can cast it, and that is no larger."""
-    own = np.dtype(np.uint8) if array.dtype == np.bool_ else array.dtype
-    fits = own.isnative and own.name in SOURCES and own.itemsize <= dtype.itemsize
-    return own if fits and (own.kind in "iu" or dtype.kind == "f") else dtype
+def _size(data: Examples, dtype: np.dtype) -> int:
+    """Bytes of the examples on a device."""
+    weights = 0 if data.weights is None else len(data) * dtype.itemsize
+    xs = sum(math.prod(x.shape) * kept(x.dtype, dtype).itemsize for x in data.xs)
+    return xs + sum(math.prod(t.shape) * t.dtype.itemsize for t in data.ts) + weights
 
 
 class HostFeed(Feed):
-    """An index and a cast; the order stays on the host."""
+    """An index and a cast, which where the host computes a thread can do; batches that somebody makes, for a device."""
 
-    def start(self, order: np.ndarray) -> None:
-        self._order = order
+    @property
+    def prepared(self) -> bool:
+        return self.data.lazy or (self._augmented is not None and self.backend.on_host)
 
-    def _given(self, first: int, count: int, into: Sequence[Array | None]) -> list[Array]:
-        chosen = self._order[first : first + count]
-        given = []
-        for array, dtype, place in zip(self._arrays, self._dtypes, into, strict=True):
-            there = self.backend.asarray(array[chosen], dtype)
-            if place is not None:
-                with self.backend.running():
-                    place[...] = there
-                there = place
-            given.append(there)
-        return given
+    def _parts(self, epoch: int) -> Generator[Part]:
+        for part in self.data.parts(self._size, epoch, self._seed):
+            if self.backend.on_host:
+                xs, ts, weights = self._finished(part)
+                part = part._replace(xs=xs, ts=ts, weights=weights)
+            yield part
+
+    def batch(self, part: Part, into: Batch | None = None) -> Batch:
+        if self.backend.on_host:
+            return Batch(part.xs, part.ts, part.weights)
+        return self._finished(part, into)
 
 
 class ResidentFeed(Feed):
     """The whole data set is on the device, and in each epoch its order."""
 
-    def __init__(
-        self, model: Network, xs: Sequence[np.ndarray], ts: Sequence[np.ndarray], weights: np.ndarray | None
-    ) -> None:
-        super().__init__(model, xs, ts, weights)
-        self._data = [self._put(a, _kept(a, dtype)) for a, dtype in zip(self._arrays, self._dtypes, strict=True)]
+    data: Examples
 
-    def _put(self, array: np.ndarray, dtype: np.dtype) -> Array:
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        data = self.data
+        self._xs = [self._put(x, kept(x.dtype, self._dtype)) for x in data.xs]
+        self._ts = [self._put(t, t.dtype) for t in data.ts]
+        self._weights = None if data.weights is None else self._put(data.weights, self._dtype)
+
+    def _put(self, array: Any, dtype: np.dtype) -> Array:
+        array = array.bytes if isinstance(array, Pixels) else array
         rows = max(1, PIECE // max(1, math.prod(array.shape[1:]) * dtype.itemsize))
         with self.backend.running():
             there = self.backend.empty(array.shape, dtype)
@@ -120,53 +284,105 @@ class ResidentFeed(Feed):
                 there[first : first + rows] = self.backend.asarray(array[first : first + rows], dtype)
         return there
 
-    def start(self, order: np.ndarray) -> None:
-        self._order = self.backend.asarray(order, np.int64)
+    def _parts(self, epoch: int) -> Generator[Part]:
+        n = len(self.data)
+        order = self.data.order(epoch, self._seed)
+        self._order = self.backend.asarray(np.arange(n) if order is None else order, np.int64)
+        for first in range(0, n, self._size):
+            yield Part(epoch, first, min(self._size, n - first), [], [])
 
-    def _given(self, first: int, count: int, into: Sequence[Array | None]) -> list[Array]:
+    def batch(self, part: Part, into: Batch | None = None) -> Batch:
+        where = self._order, part.first, part.size
         with self.backend.running():
-            return [
-                self.backend.gather(data, self._order, first, count, dtype, place)
-                for data, dtype, place in zip(self._data, self._dtypes, into, strict=True)
+            xs = [self._input(i, part, place) for i, place in enumerate(_places(into and into.xs, self._xs))]
+            ts = [
+                self._entry.gather(t, *where, t.dtype, False, place)
+                for t, place in zip(self._ts, _places(into and into.ts, self._ts), strict=True)
             ]
+            if self._weights is None:
+                return Batch(xs, ts, None)
+            place = None if into is None else into.weights
+            return Batch(xs, ts, self._entry.gather(self._weights, *where, self._dtype, False, place))
+
+    def _input(self, i: int, part: Part, place: Array | None) -> Array:
+        data, change, scaled = self._xs[i], self._change(i, part), isinstance(self.data.xs[i], Pixels)
+        where = self._order, part.first, part.size
+        if change is None:
+            return self._entry.gather(data, *where, self._dtype, scaled, place)
+        if data.dtype == np.uint8:
+            raw = data[self._order[part.first : part.first + part.size]]
+        else:
+            raw = self._entry.gather(data, *where, self._dtype, False)
+        return self._entry.cast(raw, self._dtype, scaled, place, change)
 
 
 class StagedFeed(Feed):
-    """Batches through pinned memory: the host gathers one, and it is copied while the step before it still runs."""
+    """Batches through pinned memory: the host gathers one, and it is copied while the step before it still runs.
 
-    def __init__(
-        self,
-        model: Network,
-        xs: Sequence[np.ndarray],
-        ts: Sequence[np.ndarray],
-        weights: np.ndarray | None,
-        batch_size: int,
-    ) -> None:
-        super().__init__(model, xs, ts, weights)
-        most = min(batch_size, len(xs[0]))
-        kept = [_kept(a, dtype) for a, dtype in zip(self._arrays, self._dtypes, strict=True)]
-        rows = [((most, *a.shape[1:]), dtype) for a, dtype in zip(self._arrays, kept, strict=True)]
+    A thread reads what is read late; out of arrays the host takes examples into the pinned memory itself.
+    """
+
+    data: Examples
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        data, most = self.data, min(self._size, len(self.data))
+        rows = [((most, *x.shape[1:]), kept(x.dtype, self._dtype)) for x in data.xs]
+        rows += [((most, *t.shape[1:]), t.dtype) for t in data.ts if not is_lazy(t)]
+        if data.weights is not None and data.weigh is None:
+            rows.append(((most,), self._dtype))
         with self.backend.running():
             self._stages = [self.backend.stage(rows) for _ in range(2)]
-        self._rows = self.backend.asarray(np.arange(most))
 
-    def start(self, order: np.ndarray) -> None:
-        self._order = order
+    def _parts(self, epoch: int) -> Generator[Part]:
+        return self.data.parts(self._size, epoch, self._seed, only_lazy=True)
 
-    def _given(self, first: int, count: int, into: Sequence[Array | None]) -> list[Array]:
-        chosen = self._order[first : first + count]
+    def batch(self, part: Part, into: Batch | None = None) -> Batch:
+        data, entry = self.data, self._entry
+        # Labels that are read late are small, and only then is known what they are: they go by themselves.
+        ts, weights = [None if t is None else self.backend.asarray(t) for t in part.ts], part.weights
+        if weights is not None:
+            weights = self.backend.asarray(weights, self._dtype)
         self._stages.reverse()
         stage = self._stages[0]  # the one whose batch came before the last
         with self.backend.running():
-            for array, pinned in zip(self._arrays, stage.host(), strict=True):
-                if array.dtype == pinned.dtype:
-                    np.take(array, chosen, 0, out=pinned[:count], mode="clip")  # in its other mode it copies once more
-                else:
-                    pinned[:count] = array[chosen]
-            there = stage.send(count)
-            given: list[Any] = [
-                self.backend.gather(data, self._rows, 0, count, dtype, place)
-                for data, dtype, place in zip(there, self._dtypes, into, strict=True)
+            pinned = iter(stage.host())
+            for x, given in zip(data.xs, part.xs, strict=True):
+                _fill(next(pinned), x, given, part)
+            for t in data.ts:
+                if not is_lazy(t):
+                    _fill(next(pinned), t, None, part)
+            if data.weights is not None and weights is None:
+                _fill(next(pinned), data.weights, None, part)
+            there = iter(stage.send(part.size))
+            xs = [
+                entry.cast(next(there), self._dtype, isinstance(x, Pixels), place, self._change(i, part), lent=True)
+                for i, (x, place) in enumerate(zip(data.xs, _places(into and into.xs, data.xs), strict=True))
             ]
+            places = _places(into and into.ts, ts)
+            ts = [
+                entry.cast(next(there), data.ts[i].dtype, False, place, lent=True)
+                if t is None
+                else entry.written(t, place)
+                for i, (t, place) in enumerate(zip(ts, places, strict=True))
+            ]
+            place = None if into is None else into.weights
+            if data.weights is not None and weights is None:
+                weights = entry.cast(next(there), self._dtype, False, place, lent=True)
+            elif weights is not None:
+                weights = entry.written(weights, place)
             stage.read()
-        return given
+        return Batch(xs, ts, weights)
+
+
+def _fill(pinned: np.ndarray, data: Any, given: Any, part: Part) -> None:
+    """A batch into pinned memory: what was read already, or examples out of an array."""
+    if given is not None:
+        pinned[: part.size] = given.bytes if isinstance(given, Pixels) else given
+        return
+    array: Any = data.bytes if isinstance(data, Pixels) else data
+    chosen = part.chosen
+    if array.dtype == pinned.dtype and array.flags.carray and not isinstance(chosen, slice):
+        np.take(array, chosen, 0, out=pinned[: part.size], mode="clip")  # in its other mode it copies once more
+    else:
+        pinned[: part.size] = array[chosen]

@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from xconv import checks
 from xconv.backend import Array
 from xconv.callbacks import Callback, History
-from xconv.errors import ConfigError, DeadNetworkWarning, OutOfMemoryError, RecordingError, ShapeError, described
+from xconv.errors import ConfigError, DeadNetworkWarning, OutOfMemoryError, RecordingError, described
 from xconv.layers import Context, Layer
 from xconv.models import files, guard, summary
 from xconv.models.network import listed
@@ -159,7 +158,8 @@ class Model(Objective):
         """
         xs = self._images(x, "train_on_batch: x")
         ts = self._targets(y, len(xs[0]), "train_on_batch: y")
-        weights = self._weights(ts, class_weight, sample_weight, "train_on_batch")
+        table = None if class_weight is None else self._class_table(class_weight, "train_on_batch")
+        weights = self._weights(ts, table, sample_weight, "train_on_batch")
         here = None if weights is None else self.backend.asarray(weights, self.dtype)
         values = self.train_step(self._here(xs), [self.backend.asarray(t) for t in ts], here)
         sums = [float(self.backend.to_numpy(v).reshape(-1)[0]) for v in self.as_sums(values, len(xs[0]))]
@@ -170,44 +170,6 @@ class Model(Objective):
     def test_on_batch(self, x: Any, y: Any) -> Any:
         """[loss, *metrics] of one batch, or the loss alone."""
         return self.evaluate(x, y, batch_size=1 << 62)
-
-    def _weights(self, ts: Sequence[np.ndarray], by_class: Any, given: Any, what: str) -> np.ndarray | None:
-        """A weight for each example, from one for each class, one for each example, or both."""
-        weights = self._class_weights(ts, by_class, what)
-        if given is None:
-            return weights
-        given = checks.host_array(given, f"{what}: sample_weight")
-        if given.shape != (len(ts[0]),):
-            raise ShapeError(
-                f"{what}: sample_weight: expected a weight for each of {len(ts[0])} examples. "
-                f"Received: {described(given)}"
-            )
-        checks.finite(given, f"{what}: sample_weight", self.dtype)
-        return given.astype(np.float64) if weights is None else weights * given
-
-    def _class_weights(self, ts: Sequence[np.ndarray], given: Any, what: str) -> np.ndarray | None:
-        if given is None:
-            return None
-        classes = self._compiled(what)[0].shape[-1]
-        if len(ts) != 1 or not isinstance(given, Mapping):
-            raise ConfigError(
-                f"{what}: class_weight is a dict of class and weight, for a network of one output. "
-                f"Received: {described(given)}"
-            )
-        known = range(2) if classes == 1 else range(classes)
-        table = np.ones(len(known))
-        for label, weight in given.items():
-            number = isinstance(weight, int | float | np.number) and 0 <= weight < math.inf
-            if isinstance(label, bool) or not isinstance(label, int | np.integer) or label not in known or not number:
-                raise ConfigError(
-                    f"{what}: class_weight: expected classes from 0 to {known[-1]} with weights >= 0. "
-                    f"Received: {described(label)}: {described(weight)}"
-                )
-            table[label] = weight
-        labels = ts[0] if ts[0].dtype.kind in "iu" else ts[0].argmax(-1) if classes > 1 else ts[0].reshape(len(ts[0]))
-        if labels.ndim != 1:
-            raise ConfigError(f"{what}: class_weight needs one label for each example. Received: {described(labels)}")
-        return table[labels.astype(np.int64)]
 
     # ------------------------------------------------------------------ training
 
@@ -230,42 +192,62 @@ class Model(Objective):
     def fit(
         self,
         x: Any,
-        y: Any,
-        batch_size: int = 32,
+        y: Any = None,
+        batch_size: int | None = None,
         epochs: int = 1,
         verbose: Any = "auto",
         *,
         callbacks: Sequence[Callback] = (),
         validation_split: float = 0.0,
-        validation_data: tuple[Any, Any] | None = None,
+        validation_data: Any = None,
         shuffle: bool = True,
         class_weight: Mapping[int, float] | None = None,
         sample_weight: Any = None,
         initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+        validation_freq: int | Collection[int] = 1,
+        augmentation: Any = None,
     ) -> History:
-        """Train on x[N, *input_shape] and labels y, shuffled anew each epoch.
+        """Train on x[N, *input_shape] and labels y, `batch_size` (32) at a time, shuffled anew each epoch.
+
+        Arrays may be np.memmap, which stay on disk, or `xconv.data.Source`: these are checked as they are read. Or x
+        gives batches (x, y) or (x, y, sample_weight), of any size: an `xconv.utils.Sequence`, whose batches are
+        shuffled; a generator, `steps_per_epoch` of which make an epoch; any other iterable, gone through anew each
+        epoch, to its end or for so many steps. What is read so late is prepared by a thread, two batches ahead at most.
 
         After each epoch the history gains loss and metrics (means over the epoch's training batches, as they were
-        seen), val_loss and so on (of `validation_data`, or of the last `validation_split` of the examples).
-        `class_weight` (a dict) and `sample_weight` (an array) weight the loss of examples. `verbose`: 0 nothing, 1 a
-        bar an epoch, 2 a line an epoch, "auto" a bar in a terminal or notebook and else lines. NonFiniteError stops a
-        run whose loss became NaN or infinite: neither that step nor any after it changed the model, so that training
-        can go on with a smaller learning rate. A network that died is warned of.
+        seen), val_loss and so on, of `validation_data`, (x, y) or (x, y, sample_weight) or what gives batches
+        (`validation_steps` of them), or of the last `validation_split` of the examples. `validation_freq` n does so
+        after each n-th epoch, or after those of a list, which counts from 1; `validation_batch_size` is 250.
+
+        `augmentation`, an `xconv.data.Augmentation`, changes the images of training batches. `class_weight` (a dict)
+        and `sample_weight` (an array) weight the loss of examples. `verbose`: 0 nothing, 1 a bar an epoch, 2 a line an
+        epoch, "auto" a bar in a terminal or notebook and else lines. NonFiniteError stops a run whose loss became NaN
+        or infinite: neither that step nor any after it changed the model, so that training can go on with a smaller
+        learning rate. A network that died is warned of.
         """
         run = Fit(
             self,
             self._optimizer("fit"),
-            batch_size=batch_size,
             epochs=epochs,
             initial_epoch=initial_epoch,
             shuffle=shuffle,
             callbacks=callbacks,
             verbose=verbose,
+            validation_freq=validation_freq,
         )
-        xs = self._images(x, "fit: x")
-        ts = self._targets(y, len(xs[0]), "fit: y")
-        weights = self._weights(ts, class_weight, sample_weight, "fit")
-        return run(xs, ts, weights, validation_split, validation_data)
+        run.training_on(
+            x,
+            y,
+            batch_size,
+            steps_per_epoch,
+            {"class_weight": class_weight, "sample_weight": sample_weight},
+            augmentation,
+        )
+        run.validating_on(validation_data, validation_split, validation_batch_size, validation_steps)
+        return run()
 
     def warn_if_dead(self, grads: Parameters, loss: float) -> None:
         """DeadNetworkWarning where a batch's gradients say that every ReLU of some layer is shut.

@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import math
-import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from xconv import checks, streams
-from xconv.backend import Array, Backend, get_backend
+from xconv.backend import Backend, get_backend
 from xconv.errors import ConfigError, ShapeError, described
 from xconv.graph import Graph
-from xconv.layers import Context, Layer
+from xconv.layers import Layer
 from xconv.layers.symbolic import Tensor
-from xconv.models.halves import smaller
 from xconv.models.store import Store, store_of
 from xconv.parameters import Parameters
 from xconv.plan import Plan
-from xconv.shapes import as_given, positive
+from xconv.shapes import as_given
 
 _MAKING = threading.RLock()
-_WHOLE = 1 << 62  # a batch size for all examples at once
 
 
 class Network:
-    """A graph of layers that can be asked. `Model` is one that can be trained too.
+    """A graph of layers with parameters. `Model` is one that can be asked and trained too.
 
     `backend` is "numpy", "numba", "cupy", "auto" or None ($XCONV_BACKEND, else "auto"). The same `seed` gives the same
     initial weights, shuffles and dropout masks on every backend. `fuse=False` runs every layer by itself. Arrays that
@@ -303,102 +299,6 @@ class Network:
         if plan is None:
             plan = self._plans[key] = Plan(self.graph, self.backend, outputs=outputs, fuse=self.fuse)
         return plan
-
-    # ------------------------------------------------------------------ in and out
-
-    def _images(self, x: Any, what: str, *, empty_ok: bool = False) -> list[np.ndarray]:
-        """Each input's examples, checked, on the host."""
-        self._shaped_by(x)
-        graph = self.graph
-        names = graph.input_names
-        if isinstance(x, Mapping):
-            missing = [name for name in names if name not in x]
-            if missing or len(x) != len(names):
-                raise ConfigError(f"{what}: expected the inputs {names}. Received: {list(x)}")
-            x = [x[name] for name in names]
-        elif len(names) == 1:
-            x = x if isinstance(x, list | tuple) and len(x) == 1 and np.ndim(x[0]) == len(self.input_shape) + 1 else [x]
-        if not isinstance(x, list | tuple) or len(x) != len(names):
-            raise ConfigError(f"{what}: expected a list of {len(names)} inputs, {names}. Received: {described(x)}")
-        out = []
-        for name, given, i in zip(names, x, graph.inputs, strict=True):
-            label = what if len(names) == 1 else f"{what}: {name}"
-            shape = self._given_shape(i)
-            out.append(checks.images(self._on_host(given), shape, label, empty_ok=empty_ok, dtype=self.dtype))
-        if len({len(array) for array in out}) > 1:
-            raise ConfigError(
-                f"{what}: expected as many examples in each input. Received: "
-                + ", ".join(f"{len(array)} in {name}" for name, array in zip(names, out, strict=True))
-            )
-        return out
-
-    def _shaped_by(self, x: Any) -> None:
-        """Where the shape of the input is not known yet, it may be learnt from examples."""
-
-    def _on_host(self, a: Any) -> Any:
-        """Arrays of this model's own backend come to the host, where all input is checked."""
-        return self.backend.to_numpy(a) if isinstance(a, self.backend.array_type) else a
-
-    def _here(self, arrays: Sequence[np.ndarray]) -> list[Array]:
-        return [self.backend.asarray(a, self.dtype) for a in arrays]
-
-    def _enter(self, xs: Sequence[Array]) -> list[Array]:
-        """Images as layers see them, [N,C,H,W]."""
-        if self.data_format == "channels_first":
-            return list(xs)
-        return [self.backend.contiguous(x.transpose(0, 3, 1, 2)) if x.ndim == 4 else x for x in xs]
-
-    def _leave(self, y: Array, *, back: bool = False) -> Array:
-        """An output in the user's axis order; `back`: its gradient on the way back."""
-        if self.data_format == "channels_first" or y.ndim != 4:
-            return y
-        return self.backend.contiguous(y.transpose(0, 3, 1, 2) if back else y.transpose(0, 2, 3, 1))
-
-    def _batches(
-        self, xs: Sequence[np.ndarray], batch_size: int, plan: Plan, verbose: Any = 0
-    ) -> Iterator[tuple[int, int, list[Array]]]:
-        """(first, count, outputs) for each batch in turn, in inference; with `verbose` 1 under a bar on stderr."""
-        starts = range(0, len(xs[0]), positive(batch_size, "batch_size"))
-        most = min(batch_size, len(xs[0]))
-        for start in tqdm(starts, file=sys.stderr, leave=False, unit="batch") if verbose == 1 else starts:
-            first, end = start, min(start + batch_size, len(xs[0]))
-            while first < end:
-                part = [x[first : min(first + most, end)] for x in xs]
-                ys = self._outputs(part, plan)
-                if ys is None:
-                    most = smaller(self, len(part[0]), told=most < min(batch_size, len(xs[0])))
-                    continue
-                yield first, len(part[0]), ys
-                first += len(part[0])
-
-    def _outputs(self, xs: Sequence[np.ndarray], plan: Plan) -> list[Array] | None:
-        """The outputs of one batch, in inference; None where there is no room for it, and nothing is held any more."""
-        try:
-            with self.backend.running():
-                ys = plan.forward(self._enter(self._here(xs)), Context(seed=self.seed))
-                return [self._leave(y) for y in ys]
-        except MemoryError:
-            return None
-
-    # ------------------------------------------------------------------ asking
-
-    def predict_on_batch(self, x: Any) -> Any:
-        """The outputs for one batch."""
-        return self.predict(x, batch_size=_WHOLE)
-
-    def predict(self, x: Any, batch_size: int = 250, *, verbose: Any = 0) -> Any:
-        """The outputs for x as NumPy arrays, [N, *output_shape] each (a list where there are several).
-
-        Computed `batch_size` examples at a time, so that memory stays bounded; `verbose` 1 shows a bar.
-        """
-        xs = self._images(x, "predict: x", empty_ok=True)
-        plan = self._plan()
-        shapes = [self._given_shape(i) for i in self.graph.outputs]
-        outs = [np.empty((len(xs[0]), *shape), self.dtype) for shape in shapes]
-        for first, count, ys in self._batches(xs, batch_size, plan, verbose):
-            for out, y in zip(outs, ys, strict=True):
-                out[first : first + count] = self.backend.to_numpy(y)
-        return outs if len(outs) > 1 else outs[0]
 
 
 def listed(value: Any) -> list[Any]:

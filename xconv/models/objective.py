@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 import numpy as np
 
-from xconv import metrics, optimizers
+from xconv import checks, metrics, optimizers
 from xconv.backend import Array, Backend
-from xconv.errors import ConfigError, described
+from xconv.data.sources import Source, on_disk
+from xconv.errors import ConfigError, ShapeError, described
 from xconv.layers import Context
+from xconv.models.batches import Checked, Examples, Late, Stream, is_stream
 from xconv.models.guard import Guard
 from xconv.models.heads import Head, heads
-from xconv.models.network import Network
+from xconv.models.inference import BATCH, Inference, no_batch_size, no_steps
 from xconv.models.rescue import Rescue
 from xconv.models.step import Steps
 from xconv.optimizers import Optimizer
+from xconv.shapes import positive
 
 
-class Objective(Network):
+class Objective(Inference):
     """A network with losses and metrics. `Model` is one that can be trained too."""
 
     def _settings(self, *settings: Any) -> None:
@@ -103,8 +108,11 @@ class Objective(Network):
         """The names of what `evaluate` gives, in its order."""
         return self.log_names()
 
-    def _targets(self, t: Any, n: int, what: str) -> list[np.ndarray]:
-        """Each head's labels, checked, on the host."""
+    def _targets(self, t: Any, n: int, what: str, *, late: bool = False) -> list[Any]:
+        """Each head's labels, checked, on the host.
+
+        With `late`, Sources and np.memmap arrays stay Sources, whose labels are checked when they are read.
+        """
         found = self._compiled(what.partition(":")[0])
         names = [head.name for head in found]
         if isinstance(t, Mapping):
@@ -115,50 +123,171 @@ class Objective(Network):
             t = [t]
         if not isinstance(t, list | tuple) or len(t) != len(found):
             raise ConfigError(f"{what}: expected a list of labels for the outputs {names}. Received: {described(t)}")
-        return [head.targets(self._on_host(part), n, what) for head, part in zip(found, t, strict=True)]
+        given = [on_disk(self._on_host(part)) if late else self._on_host(part) for part in t]
+        return [
+            _late(head, part, n, what) if late and isinstance(part, Source) else head.targets(part, n, what)
+            for head, part in zip(found, given, strict=True)
+        ]
+
+    def _weights(self, ts: Sequence[Any], table: np.ndarray | None, given: Any, what: str) -> np.ndarray | None:
+        """A weight for each example, from one for each class, one for each example, or both."""
+        weights = None if table is None else self._class_weights(ts, table, what)
+        if given is None:
+            return weights
+        given = checks.host_array(given, f"{what}: sample_weight")
+        if given.shape != (len(ts[0]),):
+            raise ShapeError(
+                f"{what}: sample_weight: expected a weight for each of {len(ts[0])} examples. "
+                f"Received: {described(given)}"
+            )
+        checks.finite(given, f"{what}: sample_weight", self.dtype)
+        return given.astype(np.float64) if weights is None else weights * given
+
+    def _class_table(self, given: Any, what: str) -> np.ndarray:
+        """The weight of each class."""
+        found = self._compiled(what)
+        classes = found[0].shape[-1]
+        if len(found) != 1 or not isinstance(given, Mapping):
+            raise ConfigError(
+                f"{what}: class_weight is a dict of class and weight, for a network of one output. "
+                f"Received: {described(given)}"
+            )
+        known = range(2) if classes == 1 else range(classes)
+        table = np.ones(len(known))
+        for label, weight in given.items():
+            number = isinstance(weight, int | float | np.number) and 0 <= weight < math.inf
+            if isinstance(label, bool) or not isinstance(label, int | np.integer) or label not in known or not number:
+                raise ConfigError(
+                    f"{what}: class_weight: expected classes from 0 to {known[-1]} with weights >= 0. "
+                    f"Received: {described(label)}: {described(weight)}"
+                )
+            table[label] = weight
+        return table
+
+    def _class_weights(self, ts: Sequence[np.ndarray], table: np.ndarray, what: str) -> np.ndarray:
+        """The weight of each example, by its class."""
+        classes = self._compiled(what.partition(":")[0])[0].shape[-1]
+        labels = ts[0] if ts[0].dtype.kind in "iu" else ts[0].argmax(-1) if classes > 1 else ts[0].reshape(len(ts[0]))
+        if labels.ndim != 1:
+            raise ConfigError(f"{what}: class_weight needs one label for each example. Received: {described(labels)}")
+        return table[labels.astype(np.int64)]
+
+    def _labelled(
+        self,
+        x: Any,
+        y: Any,
+        what: str,
+        role: str = "",
+        *,
+        sample_weight: Any = None,
+        class_weight: Any = None,
+        batch_size: Any = None,
+        steps: Any = None,
+        names: tuple[str, str] = ("batch_size", "steps"),
+        rounds: int = 1,
+    ) -> Examples | Stream:
+        """Examples with labels and weights, or batches of them.
+
+        Messages begin with `what` and call the arguments `role` x and y; `names` are those of batch_size and steps.
+        """
+        table = None if class_weight is None else self._class_table(class_weight, what)
+        if is_stream(x):
+            for name, value in (("y", y), ("sample_weight", sample_weight)):
+                if value is not None:
+                    raise ConfigError(
+                        f"{what}: {role}{name} comes with each batch of a generator, iterable or Sequence: leave it "
+                        f"out. Received: {described(value)}"
+                    )
+            no_batch_size(batch_size, what, names[0])
+
+            def weigh(ts: Sequence[np.ndarray], given: Any, where: str) -> np.ndarray | None:
+                return self._weights(ts, table, given, where)
+
+            stream = Stream(self, x, what, role, steps=steps, steps_name=names[1], rounds=rounds, weigh=weigh)
+            self._shaped_by_first(stream)
+            return stream
+        no_steps(steps, what, names[1])
+        late = Late(f"{what}: {role}x")
+        xs = self._images(x, late.what, late=late)
+        if y is None:
+            raise ConfigError(f"{what}: expected {role}y, the labels. Received: None")
+        ts = self._targets(y, len(xs[0]), f"{what}: {role}y", late=True)
+        if table is None or not any(isinstance(t, Source) for t in ts):
+            return Examples(xs, ts, self._weights(ts, table, sample_weight, what), late=late)
+        return Examples(
+            xs,
+            ts,
+            self._weights(ts, None, sample_weight, what),
+            lambda ts, given: self._weights(ts, table, given, what),
+            late,
+        )
 
     # ------------------------------------------------------------------ asking
 
-    def evaluate(self, x: Any, y: Any, batch_size: int = 250, *, verbose: Any = 0, return_dict: bool = False) -> Any:
+    def evaluate(
+        self,
+        x: Any,
+        y: Any = None,
+        batch_size: int | None = None,
+        *,
+        verbose: Any = 0,
+        sample_weight: Any = None,
+        steps: int | None = None,
+        return_dict: bool = False,
+    ) -> Any:
         """[loss, *metrics] as means over all examples, or the loss alone where there are no metrics.
 
-        `verbose` 1 shows a bar. With `return_dict` they come by name.
+        x and y are as in `fit`: arrays, np.memmap arrays or Sources, taken `batch_size` (250) at a time; or x gives
+        batches, of which the first `steps` are taken. `sample_weight` weights the loss of examples. `verbose` 1 shows a
+        bar. With `return_dict` they come by name.
         """
-        logs = self.evaluated(x, y, batch_size, verbose=verbose)
+        logs = self.evaluated(x, y, batch_size, verbose=verbose, sample_weight=sample_weight, steps=steps)
         if return_dict:
             return logs
         return list(logs.values()) if len(logs) > 1 else logs["loss"]
 
-    def evaluated(self, x: Any, y: Any, batch_size: int = 250, *, verbose: Any = 0) -> dict[str, float]:
-        """What `evaluate` gives, by name."""
-        xs = self._images(x, "evaluate: x")
-        return self._measured(xs, self._targets(y, len(xs[0]), "evaluate: y"), batch_size, verbose)
-
-    def _measured(
-        self, xs: list[np.ndarray], ts: list[np.ndarray], batch_size: int = 250, verbose: Any = 0
+    def evaluated(
+        self,
+        x: Any,
+        y: Any = None,
+        batch_size: int | None = None,
+        *,
+        verbose: Any = 0,
+        sample_weight: Any = None,
+        steps: int | None = None,
     ) -> dict[str, float]:
-        names = self.log_names()
-        sums = np.zeros(len(names))
-        for first, count, ys in self._batches(xs, batch_size, self._loss_plan(), verbose):
-            with self.backend.running():
-                labels = [self.backend.asarray(t[first : first + count]) for t in ts]
-                values, _ = self._judged(ys, labels, None)
-            sums += [float(self.backend.to_numpy(v).reshape(-1)[0]) for v in self.as_sums(values, count)]
-        return dict(zip(names, (sums / len(xs[0])).tolist(), strict=True))
+        """What `evaluate` gives, by name."""
+        given = {"sample_weight": sample_weight, "batch_size": batch_size, "steps": steps}
+        return self._measured(self._labelled(x, y, "evaluate", **given), batch_size, verbose)
+
+    def _measured(self, data: Examples | Stream, batch_size: Any = None, verbose: Any = 0) -> dict[str, float]:
+        names, backend = self.log_names(), self.backend
+        sums, seen = np.zeros(len(names)), 0
+        size = BATCH if batch_size is None else positive(batch_size, "batch_size")
+        with closing(self._batches(data, size, self._loss_plan(), verbose)) as batches:
+            for part, ys in batches:
+                with backend.running():
+                    labels = [backend.asarray(t) for t in part.ts]
+                    weights = None if part.weights is None else backend.asarray(part.weights, self.dtype)
+                    values, _ = self._judged(ys, labels, weights)
+                sums += [float(backend.to_numpy(v).reshape(-1)[0]) for v in self.as_sums(values, part.size)]
+                seen += part.size
+        return dict(zip(names, (sums / seen).tolist(), strict=True))
 
     def accuracy(self, x: Any, t: Any, batch_size: int = 100) -> float:
         """Fraction of the examples that are classified as `t` says, in bounded memory."""
-        xs = self._images(x, "accuracy: x")
-        (labels, *_) = self._targets(t, len(xs[0]), "accuracy: t")
+        late = Late("accuracy: x")
+        xs = self._images(x, late.what, late=late)
+        (labels, *_) = self._targets(t, len(xs[0]), "accuracy: t", late=True)
         head = self._compiled("accuracy")[0]
         metric = metrics.get("accuracy", head.declared, head.shape)
-        right = 0.0
-        for first, count, ys in self._batches(xs, batch_size, self._plan([head.at])):
-            with self.backend.running():
-                here = self.backend.asarray(labels[first : first + count])
-                total = metric.total(self.backend, ys[0], here, head.logits)
-            right += float(self.backend.to_numpy(total))
-        return right / len(xs[0])
+        right, data = 0.0, Examples(xs, [labels], late=late)
+        with closing(self._batches(data, positive(batch_size, "batch_size"), self._plan([head.at]))) as batches:
+            for part, ys in batches:
+                with self.backend.running():
+                    total = metric.total(self.backend, ys[0], self.backend.asarray(part.ts[0]), head.logits)
+                right += float(self.backend.to_numpy(total))
+        return right / len(data)
 
     def loss(self, x: Any, t: Any) -> float:
         """The loss of this batch, penalties on weights included."""
@@ -200,3 +329,15 @@ class Objective(Network):
         means = 1 + (heads if heads > 1 else 0)
         with self.backend.running():
             return [value * float(count) for value in values[:means]] + list(values[means:])
+
+
+def _late(head: Head, labels: Source, n: int, what: str) -> Source:
+    """Labels that are checked when they are read; the first of them now, so that a wrong kind is told of at once."""
+    checks.source(labels, what)
+    if len(labels) != n:
+        raise ShapeError(
+            f"{what}: expected labels for {n} examples, as many as there are inputs. Received: labels for {len(labels)}"
+        )
+    source = Checked(labels, what, lambda part, where: head.targets(part, len(part), where))
+    source.take(np.zeros(1, np.int64))
+    return source

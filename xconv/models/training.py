@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xconv import streams
 from xconv.callbacks import Callback, History, Logs
 from xconv.callbacks.progress import READ_EVERY, shown
 from xconv.errors import ConfigError, DataError, NonFiniteError, described
 from xconv.layers import BatchNormalization
-from xconv.models.feed import Feed, feed
+from xconv.models.batches import Examples, Part, Stream, is_stream
+from xconv.models.feed import Augmented, Feed, feed
 from xconv.models.step import Batch
 from xconv.optimizers import Optimizer
 from xconv.shapes import positive
@@ -32,18 +32,19 @@ class Fit:
         model: Model,
         optimizer: Optimizer,
         *,
-        batch_size: Any,
         epochs: Any,
         initial_epoch: Any,
         shuffle: bool,
         callbacks: Sequence[Callback],
         verbose: Any,
+        validation_freq: Any,
     ) -> None:
         self.model, self.optimizer = model, optimizer
-        self.epochs, self.batch_size = positive(epochs, "fit: epochs"), positive(batch_size, "fit: batch_size")
+        self.epochs = positive(epochs, "fit: epochs")
         self.initial_epoch = positive(initial_epoch, "fit: initial_epoch", least=0)
         if not isinstance(shuffle, bool):
             raise ConfigError(f"fit: shuffle must be True or False. Received: {described(shuffle)}")
+        self._validates = _validated(validation_freq)
         self.shuffle = shuffle
         callbacks = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or ())
         for callback in callbacks:
@@ -53,30 +54,85 @@ class Fit:
         self.history = History()
         self.watchers = [*callbacks, self.history, *([bar] if bar else [])]
 
-    def __call__(
-        self,
-        xs: list[np.ndarray],
-        ts: list[np.ndarray],
-        weights: np.ndarray | None,
-        validation_split: float,
-        validation_data: Any,
-    ) -> History:
-        """Train, and give the history."""
+    def training_on(
+        self, x: Any, y: Any, batch_size: Any, steps: Any, weights: Mapping[str, Any], augmentation: Any
+    ) -> None:
+        """What to train on: arguments of `fit`; `weights` are class_weight and sample_weight."""
         model = self.model
-        xs, ts, weights, held_out = _split(xs, ts, weights, validation_split, validation_data)
-        if validation_data is not None:
-            if not isinstance(validation_data, tuple | list) or len(validation_data) != 2:
-                raise ConfigError(f"fit: expected validation_data=(x, y). Received: {described(validation_data)}")
-            vx = model._images(validation_data[0], "fit: validation x")
-            held_out = vx, model._targets(validation_data[1], len(vx[0]), "fit: validation y")
-        self._check_batches(len(xs[0]))
+        self.batch_size: Any = None  # where somebody makes the batches
+        if batch_size is not None or not is_stream(x):
+            self.batch_size = positive(32 if batch_size is None else batch_size, "fit: batch_size")
+        about: dict[str, Any] = {"batch_size": batch_size, "steps": steps, "names": ("batch_size", "steps_per_epoch")}
+        self.data = model._labelled(x, y, "fit", **weights, **about, rounds=max(1, self.epochs - self.initial_epoch))
+        self.augmented = None if augmentation is None else Augmented(model, augmentation)
+
+    def validating_on(self, given: Any, split: Any, batch_size: Any, steps: Any) -> None:
+        """What to measure on: arguments of `fit`."""
+        self.held_out: Examples | Stream | None = None
+        if batch_size is not None:
+            positive(batch_size, "fit: validation_batch_size")
+        self.validation_batch_size = batch_size
+        self._split(split, given is None)
+        if given is not None:
+            labels: dict[str, Any] = {}
+            if not is_stream(given):
+                if not isinstance(given, tuple | list) or not 2 <= len(given) <= 3:
+                    raise ConfigError(
+                        "fit: expected validation_data=(x, y) or (x, y, sample_weight), or what gives batches. "
+                        f"Received: {described(given)}"
+                    )
+                given, labels["y"], *rest = given
+                labels["sample_weight"] = rest[0] if rest else None
+            rounds = sum(self._validates(epoch) for epoch in range(self.initial_epoch, self.epochs))
+            self.held_out = self.model._labelled(
+                given,
+                labels.pop("y", None),
+                "fit",
+                "validation ",
+                **labels,
+                batch_size=batch_size,
+                steps=steps,
+                names=("validation_batch_size", "validation_steps"),
+                rounds=rounds,
+            )
+
+    def _split(self, split: Any, used: bool) -> None:
+        """Where it is `used`, the last `split` of the examples put aside, as Keras does: before any shuffling."""
+        if isinstance(split, bool) or not isinstance(split, int | float) or not 0 <= split < 1:
+            raise ConfigError(f"fit: validation_split must be from 0 to below 1. Received: {described(split)}")
+        if not split:
+            return
+        if isinstance(self.data, Stream):
+            raise ConfigError(
+                "fit: validation_split is for arrays; of batches that somebody makes nobody knows the last: give "
+                f"validation_data. Received: {split}"
+            )
+        if not used:
+            return
+        n = len(self.data)
+        kept = int(n * (1.0 - split))
+        if not 0 < kept < n:
+            raise ConfigError(f"fit: validation_split leaves {kept} of {n} examples to train on. Received: {split}")
+        self.data, aside = self.data.some(0, kept), self.data.some(kept, n)
+        self.held_out = Examples(aside.xs, aside.ts, late=aside.late)  # weights are for training, as they always were
+
+    def __call__(self) -> History:
+        """Train, and give the history."""
+        model, data, held_out = self.model, self.data, self.held_out
+        steps = data.steps(self.batch_size)
+        n = len(data) if isinstance(data, Examples) else 0
+        self._single = self._one_number()
+        if isinstance(data, Examples):
+            last = n % self.batch_size or self.batch_size
+            self._check_size(
+                min(last, n, self.batch_size), f"{n} examples in batches of {self.batch_size}, the last of {last}"
+            )
         model.history, model.stop_training = self.history, False
         self.history.compile_seconds = model.warm_up()
-        n = len(xs[0])
         about: dict[str, Any] = {
             "epochs": self.epochs,
-            "steps": -(-n // self.batch_size),
-            "samples": n,
+            "steps": steps,
+            "samples": n or None,
             "batch_size": self.batch_size,
         }
         names = model.log_names()
@@ -92,38 +148,42 @@ class Fit:
                 for watcher in self.watchers:
                     watcher.on_epoch_begin(epoch)
                 if batches is None or batches.backend is not model.backend:  # a callback may move the model
-                    batches = feed(model, xs, ts, weights, self.batch_size)
-                logs = self._epoch(epoch, batches, n)
-                if held_out is not None:
-                    measured = model._measured(*held_out)
+                    batches = feed(model, data, self.batch_size, self.shuffle, self.augmented)
+                logs = self._epoch(epoch, batches, steps)
+                if held_out is not None and self._validates(epoch):
+                    measured = model._measured(held_out, self.validation_batch_size)
                     logs |= {f"val_{name}": value for name, value in measured.items()}
+                for each in (data, held_out):
+                    if isinstance(each, Stream):
+                        each.ended()
                 for watcher in self.watchers:
                     watcher.on_epoch_end(epoch, logs)
                 if model.stop_training:
                     break
         return self.history
 
-    def _check_batches(self, n: int) -> None:
-        """DataError before the first step where some batch would be a single number for batch normalisation."""
-        last = n % self.batch_size or self.batch_size
-        if min(last, n, self.batch_size) > 1:
-            return
+    def _one_number(self) -> str:
+        """The layer that cannot train on a batch of one example, if there is one."""
         graph = self.model.graph
         for node in graph.nodes:
             layer = node.layer
             single = math.prod(graph.shapes[node.id]) == graph.shapes[node.id][0]  # one number for each channel
             if isinstance(layer, BatchNormalization) and layer.trainable and single:
-                raise DataError(
-                    f"fit: {layer.label}: one value for each channel has no variance to train on; give another "
-                    f"batch_size. Received: {n} examples in batches of {self.batch_size}, the last of {last}"
-                )
+                return layer.label
+        return ""
 
-    def _epoch(self, epoch: int, batches: Feed, n: int) -> dict[str, float]:
-        """The epoch of that number, counted from 0, on n examples; what it measured."""
+    def _check_size(self, size: int, received: str) -> None:
+        """DataError where batch normalisation would take the variance of a single number."""
+        if size == 1 and self._single:
+            raise DataError(
+                f"fit: {self._single}: one value for each channel has no variance to train on; give another batch_size."
+                f" Received: {received}"
+            )
+
+    def _epoch(self, epoch: int, batches: Feed, steps: int | None) -> dict[str, float]:
+        """The epoch of that number, counted from 0; what it measured."""
         model = self.model
         backend, names = model.backend, model.log_names()
-        # Streams count epochs from 1.
-        batches.start(streams.permutation(model.seed, epoch + 1, n) if self.shuffle else np.arange(n))
         with backend.running():
             model.totals.fill(0.0)  # on the device: sums over the epoch so far
         self.seen = 0
@@ -136,29 +196,28 @@ class Fit:
         last_read = start
         given: Batch | None = None
         logs: Mapping[str, float] = {}
-        for batch, first in enumerate(range(0, n, self.batch_size)):
-            for watcher in self.watchers:
-                watcher.on_train_batch_begin(batch)
-            count = min(self.batch_size, n - first)
-            given = batches.batch(first, count, model.room(given, count))
-            model.train_step(*given)
-            self.seen += count
-            self.history.steps += 1
-            logs = Logs(read)
-            for watcher in self.watchers:
-                watcher.on_train_batch_end(batch, logs)
-            ended = self.seen == n or model.stop_training
-            if ended or time.perf_counter() - last_read > READ_EVERY:
-                if not math.isfinite(logs["loss"]) and not model.stop_training:
-                    step = batch + 2 - model._guard.settle(model)  # counted from 1
-                    raise NonFiniteError(
-                        f"the loss became {logs['loss']} in epoch {epoch + 1}, step {step} of batches of "
-                        f"{self.batch_size}, and the model is as it was before that step; try a smaller learning rate. "
-                        f"Received: {self.optimizer!r}"
-                    )
-                last_read = time.perf_counter()
-            if ended:
-                break
+        with batches.epoch(epoch + 1) as parts:  # counted from 1, as by random streams
+            for batch, (part, ended) in enumerate(_with_last(parts, steps)):
+                if batches.data.late is not None:
+                    batches.data.late.tell()
+                self._check_size(part.size, f"a batch of one example, at step {batch + 1} of epoch {epoch + 1}")
+                for watcher in self.watchers:
+                    watcher.on_train_batch_begin(batch)
+                given = batches.batch(part, model.room(given, part.size))
+                model.train_step(*given)
+                self.seen += part.size
+                self.history.steps += 1
+                del part  # its memory is the next one's
+                logs = Logs(read)
+                for watcher in self.watchers:
+                    watcher.on_train_batch_end(batch, logs)
+                ended = ended or model.stop_training
+                if ended or time.perf_counter() - last_read > READ_EVERY:
+                    if not math.isfinite(logs["loss"]) and not model.stop_training:
+                        self._not_finite(epoch, batch, logs["loss"])
+                    last_read = time.perf_counter()
+                if ended:
+                    break
         recording = model.recording_seconds - recording
         self.history.compile_seconds += recording
         self.history.trained(self.seen, time.perf_counter() - start - recording)
@@ -167,21 +226,34 @@ class Fit:
             model.warn_if_dead(model._public_of(model._grads), last_loss)
         return dict(logs)
 
+    def _not_finite(self, epoch: int, batch: int, loss: float) -> None:
+        step = batch + 2 - self.model._guard.settle(self.model)  # counted from 1
+        of = "" if self.batch_size is None else f" of batches of {self.batch_size}"
+        raise NonFiniteError(
+            f"the loss became {loss} in epoch {epoch + 1}, step {step}{of}, and the model is as it was before that "
+            f"step; try a smaller learning rate. Received: {self.optimizer!r}"
+        )
 
-def _split(
-    xs: list[np.ndarray], ts: list[np.ndarray], weights: np.ndarray | None, split: Any, validation_data: Any
-) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray | None, tuple[list[np.ndarray], list[np.ndarray]] | None]:
-    """The last `split` of the examples put aside, as Keras does: before any shuffling."""
-    if isinstance(split, bool) or not isinstance(split, int | float) or not 0 <= split < 1:
-        raise ConfigError(f"fit: validation_split must be from 0 to below 1. Received: {described(split)}")
-    if not split or validation_data is not None:
-        return xs, ts, weights, None
-    n = len(xs[0])
-    kept = int(n * (1.0 - split))
-    if not 0 < kept < n:
-        raise ConfigError(f"fit: validation_split leaves {kept} of {n} examples to train on. Received: {split}")
-    aside = [x[kept:] for x in xs], [t[kept:] for t in ts]
-    return [x[:kept] for x in xs], [t[:kept] for t in ts], None if weights is None else weights[:kept], aside
+
+def _validated(freq: Any) -> Callable[[int], bool]:
+    """Whether an epoch, counted from 0, is followed by validation."""
+    if isinstance(freq, Collection) and all(isinstance(n, int | np.integer) for n in freq):
+        return lambda epoch: epoch + 1 in freq
+    every = positive(freq, "fit: validation_freq")
+    return lambda epoch: (epoch + 1) % every == 0
+
+
+def _with_last(parts: Iterator[Part], steps: int | None) -> Iterator[tuple[Part, bool]]:
+    """Each part, and whether it is the last: of so many, or of all there are."""
+    if steps is not None:
+        for step, part in enumerate(parts, 1):
+            yield part, step == steps
+        return
+    before = next(parts)
+    for part in parts:
+        yield before, False
+        before = part
+    yield before, True
 
 
 @contextmanager
