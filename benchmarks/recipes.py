@@ -57,7 +57,7 @@ def run(
 ) -> dict[str, Any]:
     """Train from one seed; the test accuracy of every epoch, and whether the network died."""
     model = zoo.entry(name).build(recipe, backend=backend, seed=seed)
-    x, t, test_x, test_t = data.arrays(model.dtype, model.data_format)
+    x, t, test_x, test_t = data.pixels(model.data_format)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         history = model.fit(
@@ -67,6 +67,7 @@ def run(
             epochs,
             validation_data=(test_x, test_t),
             callbacks=[Said(f"seed {seed}")],
+            augmentation=recipe.augmentation,
             verbose=0,
         )
     for warning in caught:

@@ -13,6 +13,7 @@ from typing import Any
 from xconv import optimizers
 from xconv.backend import Backend
 from xconv.book.network import DeepConvNet, SimpleConvNet
+from xconv.data import Augmentation
 from xconv.errors import ConfigError, described
 from xconv.layers import (
     Add,
@@ -36,6 +37,7 @@ from xconv.schedules import PiecewiseConstant, Schedule
 
 Shape = tuple[int, int, int]  # of an image: height, width, channels
 GREY, TINY, PHOTO = (28, 28, 1), (32, 32, 3), (224, 224, 3)  # MNIST's, CIFAR-10's, ImageNet's
+CIFAR10_MEAN = (125.0, 123.0, 114.0)  # the training images' mean colour
 VGG16 = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # filters and convolutions of each block
 
 
@@ -44,7 +46,7 @@ class Recipe:
     """How a network is trained.
 
     `rule` has further settings of the optimizer, such as its momentum; `settings` are arguments of the network itself,
-    such as its initial weights.
+    such as its initial weights; `augmentation` is what `fit` takes.
     """
 
     optimizer: str
@@ -53,11 +55,13 @@ class Recipe:
     epochs: int
     settings: Mapping[str, Any] = field(default_factory=dict)
     rule: Mapping[str, Any] = field(default_factory=dict)
+    augmentation: Augmentation | None = None
 
     def __str__(self) -> str:
         rate = self.lr if isinstance(self.lr, Schedule) else f"{self.lr:g}"
         others = [f"{name} {value}" for name, value in {**self.rule, **self.settings}.items()]
-        return ", ".join([f"{self.optimizer} {rate}", f"batch {self.batch_size}", *others])
+        augmented = [] if self.augmentation is None else [repr(self.augmentation)]
+        return ", ".join([f"{self.optimizer} {rate}", f"batch {self.batch_size}", *others, *augmented])
 
     def update_rule(self) -> optimizers.Optimizer:
         """The optimizer, new."""
@@ -68,13 +72,15 @@ class Recipe:
 class Entry:
     """A network of the zoo: how it is made, what it is trained with ("default" and others), and where it comes from.
 
-    `data` names the data set that it was published for, or is None where that is not to be had by name.
+    `data` names the data set that it was published for, or is None where that is not to be had by name;
+    `input_shape` is (height, width, channels) of its images.
     """
 
     make: Callable[..., Model]
     recipes: Mapping[str, Recipe]
     source: str
     data: str | None = "mnist-sample"
+    input_shape: Shape = GREY
 
     def build(
         self,
@@ -272,22 +278,30 @@ ZOO: dict[str, Entry] = {
         {"default": Recipe("adam", 1e-3, 64, 20)},
         "VGG16 with batch normalisation on CIFAR-10: published 83.5 % (training images: 97 %)",
         data="cifar10",
+        input_shape=TINY,
     ),
     "vgg16": Entry(
         vgg16,
         {"default": Recipe("sgd", 0.01, 256, 74, {"weight_decay": 5e-4}, {"momentum": 0.9})},
         "Simonyan and Zisserman 2015, Very deep convolutional networks for large-scale image recognition",
         data=None,
+        input_shape=PHOTO,
     ),
     "resnet20-cifar10": Entry(
         resnet20_cifar10,
         {
             "default": Recipe(
-                "sgd", PiecewiseConstant((32_000, 48_000), (0.1, 0.01, 0.001)), 128, 164, rule={"momentum": 0.9}
+                "sgd",
+                PiecewiseConstant((32_000, 48_000), (0.1, 0.01, 0.001)),
+                batch_size=128,
+                epochs=164,
+                rule={"momentum": 0.9},
+                augmentation=Augmentation(flip=True, crop=4, fill=CIFAR10_MEAN),
             )
         },
         "He, Zhang, Ren and Sun 2015, Deep residual learning for image recognition: published 91.25 %",
         data="cifar10",
+        input_shape=TINY,
     ),
 }
 
