@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -40,3 +41,45 @@ def to_categorical(y: Any, num_classes: int | None = None, dtype: Any = "float32
     labels = checks.in_range(y, num_classes or max(int(y.max()), 0) + 1, "to_categorical: y")
     classes = num_classes or int(labels.max()) + 1
     return (labels[..., None] == np.arange(classes)).astype(kind)
+
+
+class Sequence(ABC):
+    """Batches by their number, as Keras has them: override `__len__` and `__getitem__`, and `on_epoch_end` if need be::
+
+        class Scans(xconv.utils.Sequence):
+            def __len__(self):
+                return len(self.files) // 16
+
+            def __getitem__(self, i):
+                files = self.files[16 * i : 16 * i + 16]
+                return np.stack([read(file) for file in files]), self.labels[files]
+
+    Each is (x, y) or (x, y, sample_weight); `predict` takes x alone too. `fit(shuffle=True)` takes the batches in an
+    order of its own in each epoch, the same on every backend. A thread asks for them, one after the other.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        if settings:
+            raise ConfigError(
+                f"{type(self).__name__}: expected no settings: one thread prepares batches, two ahead at most; leave "
+                f"workers, use_multiprocessing and max_queue_size out. Received: {', '.join(settings)}"
+            )
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many batches there are."""
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Any:
+        """The batch of that number, from 0 to len - 1."""
+
+    @property
+    def num_batches(self) -> int:
+        """Keras's other name for the length."""
+        return len(self)
+
+    def on_epoch_end(self) -> None:
+        """Called after each epoch of training, and after each validation; no batch is being made then."""
+
+
+PyDataset = Sequence  # its newer name in Keras

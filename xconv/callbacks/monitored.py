@@ -56,6 +56,10 @@ class Monitored(Callback):
         """Whether `value` improves on `than`."""
         return value + self.min_delta < than if self.mode == "min" else value - self.min_delta > than
 
+    def left_out(self, logs: Mapping[str, float] | None) -> bool:
+        """Whether the quantity is measured in this run, but was not after this epoch: see fit's `validation_freq`."""
+        return self.monitor in getattr(self, "params", {}).get("metrics", ()) and self.monitor not in (logs or {})
+
     def monitored(self, logs: Mapping[str, float] | None) -> float:
         """The quantity's value, or ConfigError that lists what there is."""
         logs = logs or {}

@@ -60,7 +60,7 @@ def _figures(name: str, value: float) -> str:
 class ProgressBar(Callback):
     """One bar on stderr an epoch, or in the notebook, with images/s of training steps, loss and metrics.
 
-    A line never exceeds the terminal: see `in_words`.
+    Where nobody knows how many images there are it goes by batches. A line never exceeds the terminal: see `in_words`.
     """
 
     bar: Any = None
@@ -68,7 +68,7 @@ class ProgressBar(Callback):
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
         epochs = self.params["epochs"]
         self.bar = tqdm(
-            total=self.params["samples"],
+            total=self.params["samples"] or self.params["steps"],
             desc=f"epoch {epoch + 1:>{len(str(epochs))}}/{epochs}",
             bar_format="{desc} |{bar}|",
             file=sys.stderr,
@@ -77,7 +77,7 @@ class ProgressBar(Callback):
         self.start = self.last = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
-        size = min(self.params["batch_size"], self.bar.total - self.bar.n)
+        size = min(self.params["batch_size"], self.bar.total - self.bar.n) if self.params["samples"] else 1
         now = time.perf_counter()
         if logs and now - self.last > READ_EVERY:
             self._say(logs, (self.bar.n + size) / (now - self.start))
@@ -86,11 +86,12 @@ class ProgressBar(Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         if logs:
-            self._say(logs, self.model.history.rates[-1])
+            history = self.model.history
+            self._say(logs, history.rates[-1] if self.params["samples"] else self.bar.n / history.seconds[-1])
         self.bar.close()
 
     def _say(self, logs: Mapping[str, float], rate: float) -> None:
-        speed = f"{tqdm.format_sizeof(rate)} images/s  "
+        speed = f"{tqdm.format_sizeof(rate)} {'images' if self.params['samples'] else 'batches'}/s  "
         # Wide as it likes in a notebook, whose widget has no columns, and where nobody knows the width.
         columns = None if hasattr(self.bar, "container") else self.bar.format_dict["ncols"]
         room = columns - len(f"{self.bar.desc}  ") - _BAR if columns else math.inf

@@ -83,6 +83,8 @@ class ReduceLROnPlateau(Monitored):
         lr = optimizer.lr
         if logs is not None:
             logs["learning_rate"] = lr
+        if self.left_out(logs):
+            return
         current = self.monitored(logs)
         if self.cooling:
             self.cooling -= 1

@@ -70,7 +70,7 @@ class ModelCheckpoint(Monitored):
             self._save(logs or {}, epoch=self._epoch + 1, batch=batch + 1)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        if self.save_freq == "epoch":
+        if self.save_freq == "epoch" and not (self.save_best_only and self.left_out(logs)):
             self._save(logs or {}, epoch=epoch + 1)
 
     def _save(self, logs: Mapping[str, float], **counts: int) -> None:

@@ -47,6 +47,8 @@ class EarlyStopping(Monitored):
         self.wait = self.stopped_epoch = 0
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        if self.left_out(logs):
+            return
         current = self.monitored(logs)
         if epoch < self.start_from_epoch:
             return
