@@ -268,6 +268,15 @@ def test_terminate_on_nan(backend, capsys):
     assert {**state(model), "lr": model.optimizer.lr} == kept["before"]
 
 
+def test_callbacks_find_it_settled_at_the_end(backend):
+    """One that saves in on_train_end saves the model as it was."""
+    model = everything(backend)
+    callback, kept = ruined(at=(1, 1))
+    save = LambdaCallback(on_train_end=lambda logs=None: kept.update(saved={**state(model), "lr": model.optimizer.lr}))
+    train(model, callbacks=[save, TerminateOnNaN(), callback])
+    assert kept["saved"] == kept["before"]
+
+
 def test_an_interrupted_run_is_settled_too(backend, monkeypatch):
     """Ctrl-C while steps are left undone: the host forgets them."""
     monkeypatch.setattr(training, "READ_EVERY", 1e9)  # seconds

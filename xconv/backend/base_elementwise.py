@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from xconv.backend.arrays import Arrays
 from xconv.backend.saved import Array
 
@@ -39,9 +41,9 @@ class Elementwise(Arrays):
         `going`, which `when` takes, becomes 1 where the loss is finite and, if `latched`, `going` was 1 before; else it
         becomes 0, and `undone` counts the step.
         """
-        going, latched, undone = state[:1], state[1:2], state[2:]
-        going[...] = self.xp.isfinite(loss).reshape(1) & (going | 1 - latched)
-        undone += 1 - going
+        finite = math.isfinite(self.to_numpy(loss).reshape(-1)[0])
+        state[0] = finite and (state[0] or not state[1])
+        state[2] += 1 - state[0]
 
     # ------------------------------------------------------------------ optimizers: in place, one pass over p
     # `hyper` is float64[2] on the device, [learning rate, steps done with this one]: a recorded step reads it anew.
