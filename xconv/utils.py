@@ -78,7 +78,7 @@ class Sequence(ABC):
         """Keras's other name for the length."""
         return len(self)
 
-    def on_epoch_end(self) -> None:
+    def on_epoch_end(self) -> None:  # noqa: B027 for those who need nothing done
         """Called after each epoch of training, and after each validation; no batch is being made then."""
 
 

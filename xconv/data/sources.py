@@ -124,7 +124,7 @@ class MappedSource(Source):
         self._mapped = 0  # bytes, at most, since pages were given back
         self._span = self._at = 0
         if array.size:
-            low, high = np.lib.array_utils.byte_bounds(self._plain[0])
+            low, high = np.lib.array_utils.byte_bounds(self._plain[:1])
             self._span = high - low
             self._at = low - np.frombuffer(mapping, np.uint8).__array_interface__["data"][0]
 

@@ -119,6 +119,9 @@ class Examples:
         """Batches in an epoch."""
         return -(-len(self) // batch_size)
 
+    def ended(self) -> None:
+        """An epoch is over."""
+
     def order(self, epoch: int, seed: int | None) -> np.ndarray | None:
         """The number of each example once, int64[n], as that epoch takes them; None, as they come, without a seed."""
         return None if seed is None else streams.permutation(seed, epoch, len(self))

@@ -153,9 +153,8 @@ class Fit:
                 if held_out is not None and self._validates(epoch):
                     measured = model._measured(held_out, self.validation_batch_size)
                     logs |= {f"val_{name}": value for name, value in measured.items()}
-                for each in (data, held_out):
-                    if isinstance(each, Stream):
-                        each.ended()
+                    held_out.ended()
+                data.ended()
                 for watcher in self.watchers:
                     watcher.on_epoch_end(epoch, logs)
                 if model.stop_training:
