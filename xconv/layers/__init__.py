@@ -23,6 +23,7 @@ from xconv.layers.merge import (
 from xconv.layers.norm import BatchNormalization
 from xconv.layers.pool import AvgPool2D, GlobalAveragePooling2D, GlobalMaxPooling2D, MaxPool2D
 from xconv.layers.reshape import ChannelPadding, Flatten, Reshape, ZeroPadding2D
+from xconv.layers.scaling import Normalization, Rescaling
 from xconv.layers.symbolic import Input, Tensor
 
 AveragePooling2D, MaxPooling2D = AvgPool2D, MaxPool2D  # Keras has both names
@@ -32,8 +33,8 @@ REGISTRY: dict[str, type[Layer]] = {
     kind.__name__: kind
     for kind in (
         Add, Average, AvgPool2D, BatchNormalization, ChannelPadding, Concatenate, Conv2D, Dense, Dropout, Flatten,
-        GlobalAveragePooling2D, GlobalMaxPooling2D, Identity, LeakyReLU, MaxPool2D, Maximum, Multiply, ReLU,
-        Reshape, Sigmoid, Softmax, Subtract, Tanh, ZeroPadding2D,
+        GlobalAveragePooling2D, GlobalMaxPooling2D, Identity, LeakyReLU, MaxPool2D, Maximum, Multiply, Normalization,
+        ReLU, Rescaling, Reshape, Sigmoid, Softmax, Subtract, Tanh, ZeroPadding2D,
     )
 }  # fmt: skip
 
@@ -63,8 +64,10 @@ __all__ = [
     "MaxPooling2D",
     "Maximum",
     "Multiply",
+    "Normalization",
     "ParamSpec",
     "ReLU",
+    "Rescaling",
     "Reshape",
     "Sigmoid",
     "Softmax",

@@ -59,6 +59,7 @@ class Layer:
     store: Any = None  # where the parameters lie, once a model is built
     many_inputs: ClassVar[bool] = False  # True: forward gets a tuple of arrays, and backward gives a tuple of dx
     keeps: ClassVar[str] = "x"  # what `saved` holds on to: the input x, the output y, both, or neither ("")
+    takes_pixels: ClassVar[bool] = False  # True: whole numbers above 1 are meant where they come in here
     activation: Layer | None = None  # applied to the output, as a node of its own
     output: Tensor | None = None  # what the last call of this layer gave
     changes: ClassVar[int] = 0  # how often an attribute of any layer was set: recorded steps hold settings fast

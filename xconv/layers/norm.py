@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 from xconv import checks, initializers
 from xconv.backend import Array, Need
 from xconv.backend.saved import BatchNormSaved, NormReLUSaved
-from xconv.errors import ConfigError, DataError, ShapeError
-from xconv.layers.axes import whole
+from xconv.errors import DataError
+from xconv.layers.axes import as_maps, of_channels, whole
 from xconv.layers.base import Context, Layer, ParamSpec, Shape
 
 
@@ -58,15 +57,7 @@ class BatchNormalization(Layer):
         self.center, self.scale = bool(center), bool(scale)
 
     def output_shape(self, in_shape: Shape) -> Shape:
-        if not in_shape:
-            raise ShapeError(f"{self.label}: expected at least one feature axis. Received: shape ()")
-        rank = len(in_shape) + 1
-        channels = 1 if rank == 4 and self.data_format != "channels_last" else rank - 1
-        if self.axis not in (None, channels, channels - rank):
-            raise ConfigError(
-                f"{self.label}: axis must be that of the channels, {channels} or {channels - rank} here, or left out. "
-                f"Received: axis {self.axis} for inputs of shape {(None, *self._seen(in_shape))}"
-            )
+        of_channels(self, self.axis, in_shape, ", or left out")
         return in_shape
 
     def param_specs(self, in_shape: Shape) -> dict[str, ParamSpec]:
@@ -81,7 +72,7 @@ class BatchNormalization(Layer):
         }
 
     def forward(self, x: Array, ctx: Context, relu: bool = False) -> tuple[Array, Any]:
-        maps, (gamma, beta, mean, var) = _maps(x), self._four()
+        maps, (gamma, beta, mean, var) = as_maps(x), self._four()
         if ctx.train and self.trainable:
             if maps.size == maps.shape[1]:
                 raise DataError(
@@ -108,7 +99,7 @@ class BatchNormalization(Layer):
             self.backend.moving_statistics(self.params["mean"], self.params["var"], mean, var, self.momentum)
 
     def backward(self, dy: Array, saved: Any, need: Need) -> tuple[Array | None, dict[str, Array]]:
-        maps = _maps(dy)
+        maps = as_maps(dy)
         if isinstance(saved, BatchNormSaved):
             dx, dgamma, dbeta = self.backend.batch_norm_backward(maps, saved, need)
         elif isinstance(saved, NormReLUSaved):
@@ -144,8 +135,3 @@ class BatchNormalization(Layer):
             "center": self.center,
             "scale": self.scale,
         }
-
-
-def _maps(x: Array) -> Array:
-    """[N,C,H,W] as it is; [N,...,F] as [N..., F, 1, 1]."""
-    return x if x.ndim == 4 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1], 1, 1)

@@ -27,6 +27,10 @@ BATCH = 250  # examples at a time, where nobody says how many
 WHOLE = 1 << 62  # a batch size for all examples at once
 
 
+def _nobody(what: str, dtype: np.dtype) -> None:
+    """To be told of raw pixels that are meant."""
+
+
 class Inference(Network):
     """A network whose outputs can be had. `Model` is one that can be trained too."""
 
@@ -62,11 +66,13 @@ class Inference(Network):
         for name, given, i in zip(names, x, graph.inputs, strict=True):
             label = what if len(names) == 1 else f"{what}: {name}"
             shape = self._given_shape(i)
+            meant = all(node.layer.takes_pixels for node in graph.nodes if i in node.sources)
+            heard = _nobody if meant else tell
             given = self._on_host(given) if late is None else on_disk(self._on_host(given))
             if isinstance(given, Source):
-                out.append(self._source(given, shape, label, empty_ok, late))
+                out.append(self._source(given, shape, label, empty_ok, late, heard))
             else:
-                out.append(checks.images(given, shape, label, empty_ok=empty_ok, dtype=self.dtype, tell=tell))
+                out.append(checks.images(given, shape, label, empty_ok=empty_ok, dtype=self.dtype, tell=heard))
         if len({len(array) for array in out}) > 1:
             raise ConfigError(
                 f"{what}: expected as many examples in each input. Received: "
@@ -75,7 +81,13 @@ class Inference(Network):
         return out
 
     def _source(
-        self, source: Source, shape: tuple[int, ...], what: str, empty_ok: bool, late: Late | None
+        self,
+        source: Source,
+        shape: tuple[int, ...],
+        what: str,
+        empty_ok: bool,
+        late: Late | None,
+        tell: Callable[[str, np.dtype], None] | None,
     ) -> np.ndarray | Source:
         checks.source(source, what)
         checks.examples(source, shape, what, empty_ok=empty_ok)
@@ -83,10 +95,10 @@ class Inference(Network):
         if isinstance(source, Pixels):
             return source if late is not None else taken(source, whole)
         if late is None:
-            return checks.images(taken(source, whole), shape, what, empty_ok=empty_ok, dtype=self.dtype)
+            return checks.images(taken(source, whole), shape, what, empty_ok=empty_ok, dtype=self.dtype, tell=tell)
 
         def check(part: np.ndarray, where: str) -> np.ndarray:
-            return checks.images(part, shape, where, empty_ok=True, dtype=self.dtype, tell=late.raw_pixels)
+            return checks.images(part, shape, where, empty_ok=True, dtype=self.dtype, tell=tell or late.raw_pixels)
 
         return Checked(source, what, check)
 
