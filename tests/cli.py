@@ -12,7 +12,8 @@ import pytest
 
 import xconv
 
-FILES = ["curves.png", "history.csv", "model.safetensors"]
+PICTURES = ["confusion.png", "curves.png", "features.png", "filters.png", "predictions.png"]
+FILES = sorted([*PICTURES, "history.csv", "model.safetensors", "run.json"])
 # Where this xconv came from, installed or not, so that a subprocess elsewhere finds the same one.
 ENV = {**os.environ, "PYTHONPATH": str(Path(xconv.__file__).parents[1]), "COLUMNS": "80"}
 ENV.pop("XCONV_BACKEND", None)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import xconv
-from tests.cli import COMMAND, ENV, FILES, QUICK, one_json_line, shell
+from tests.cli import COMMAND, ENV, FILES, PICTURES, QUICK, one_json_line, shell
 from xconv import checkpoint, data
 from xconv.cli.watch import Brake, Stopped
 
@@ -41,7 +41,7 @@ def test_train_on_the_sample(tmp_path):
 
     folder = tmp_path / "run" / "one"
     assert sorted(os.listdir(folder)) == FILES
-    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert all((folder / name).read_bytes().startswith(b"\x89PNG") for name in PICTURES)
     (row,) = csv.DictReader((folder / "history.csv").read_text().splitlines())
     assert list(row) == COLUMNS
     assert float(row["val_accuracy"]) == result["test_accuracy"]
@@ -63,7 +63,7 @@ def test_table(run, few):
     assert code == 0 and "simple-convnet on mnist-sample, numpy" in out
     assert re.search(r"accuracy +0\.\d{4} +0\.\d{4}", out)
     assert "1 epoch, 6 steps in" in out and "compilation" in out
-    assert "written to here: curves.png, history.csv, model.safetensors" in out
+    assert f"written to here: {', '.join(FILES)} to see it all on one page: xconv report here" in " ".join(out.split())
     assert "{" not in out and all(len(line) <= 80 for line in out.splitlines())
     assert all(len(line) <= 120 for line in err.splitlines())
 
@@ -96,13 +96,13 @@ def test_a_second_run_replaces_the_first_and_leaves_other_files(run, few):
     assert sorted(os.listdir("run")) == sorted([*FILES, "notes.txt"])
 
 
-def test_without_matplotlib_there_are_no_curves(run, few, monkeypatch):
+def test_without_matplotlib_there_are_no_pictures(run, few, monkeypatch):
     for name in ("matplotlib", "matplotlib.figure", "matplotlib.ticker"):
         monkeypatch.setitem(sys.modules, name, None)
     code, out, err = run(*QUICK, "--out", "run")
-    assert code == 0 and os.path.isfile("run/model.safetensors") and not os.path.exists("run/curves.png")
+    assert code == 0 and sorted(os.listdir("run")) == ["history.csv", "model.safetensors", "run.json"]
     assert err.count("matplotlib") == 1 and "pip install 'xconv[plot]'" in err
-    assert "written to run: history.csv, model.safetensors" in out
+    assert "written to run: history.csv, model.safetensors, run.json\n" in out
 
 
 def test_a_dead_network_is_told_once(run, few):
@@ -172,7 +172,8 @@ def test_interrupted_in_the_first_epoch(run, few, monkeypatch):
     before = signal.getsignal(signal.SIGTERM)
     code, out, err = run(*QUICK, "--out", "run")
     assert (code, out) == (143, "") and "interrupted in epoch 1 after step 1" in err
-    assert sorted(os.listdir("run")) == ["history.csv", "model.safetensors"]  # no epoch to draw
+    assert sorted(os.listdir("run")) == [name for name in FILES if name != "curves.png"]  # no epoch to draw
+    assert "not drawn: curves.png: no epoch was finished" in err
     assert Path("run/history.csv").read_text().startswith("epoch,loss,accuracy")
     assert signal.getsignal(signal.SIGTERM) is before
     code, out, err = run(*QUICK)

@@ -25,6 +25,7 @@ ROWS = (
     "book",
     "zoo",
     "plots testing",
+    "report",
     "measure",
     "cli",
     "__main__",

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from xconv import __version__
-from xconv.cli import backends, bench, look, train
+from xconv.cli import backends, bench, look, report, train
 from xconv.cli.console import notice, plain_warnings
 from xconv.errors import BackendError, XconvError
 
@@ -78,6 +78,7 @@ def main(context: click.Context) -> None:
     Examples:
       xconv train                       the book's network on the MNIST sample inside the package
       xconv train --data mnist --out run
+      xconv report run                  that run as one page, run/report.html
       xconv summary keras-mnist
       xconv predict run/model.safetensors digit.png
       xconv bench --peer torch          training and prediction beside PyTorch
@@ -88,5 +89,5 @@ def main(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for _command in (train.train, bench.bench, look.summary, look.evaluate, look.predict, backends.backends):
+for _command in (train.train, bench.bench, look.summary, look.evaluate, look.predict, report.report, backends.backends):
     main.add_command(_command)

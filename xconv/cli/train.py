@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import shlex
+import textwrap
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,14 @@ import click
 from xconv import data as datasets
 from xconv import optimizers, streams, zoo
 from xconv.cli.console import notice, plural, print_json, print_table
+from xconv.cli.keep import RunFolder
 from xconv.cli.options import COUNT, backend_option, json_option, model_option
 from xconv.cli.prepare import Arrays, arrays_for, prepare
 from xconv.cli.watch import Brake, Stopped
 from xconv.environment import peak_rss_mb
 from xconv.errors import NonFiniteError
-from xconv.files import output_folder, replacing
+from xconv.files import output_folder
 from xconv.models import Model
-
-MODEL, HISTORY, CURVES = "model.safetensors", "history.csv", "curves.png"
-COLUMNS = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "seconds", "images_per_second")
 
 
 @click.command()
@@ -60,7 +58,7 @@ COLUMNS = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "seconds", "
     "--out",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help=f"Folder for {MODEL}, {HISTORY} and {CURVES}; made where it is missing.",
+    help="Folder for the model, its history, run.json and pictures; made where it is missing. See xconv report.",
 )
 @json_option
 def train(
@@ -100,19 +98,20 @@ def train(
             rule = f"{type(update_rule).__name__} {update_rule.lr:g}"
             notice(f"training {model} on {data}, {plural(epochs, 'epoch')}, batches of {batch_size}, {rule}")
             arrays = arrays_for(net, data, images)
+            run = RunFolder(folder, net, model, data, images, recipe, plan) if folder else None
             code = _train(net, arrays, epochs, batch_size, brake)
             assert net.history is not None
             net.history.compile_seconds += compile_seconds
-            if folder is not None:
-                _write(folder, net, f"{model} on {data}, {net.backend.name}")
+            if run is not None:
+                run.write(epochs, batch_size, arrays[2:], brake.place if code else "")
             if code == 0:
-                _report(net, model, data, arrays, folder, as_json)
+                _report(net, model, data, arrays, run, as_json)
     except Stopped as stopped:
         notice("interrupted" if brake.epoch else "interrupted before training began; nothing was written")
         return stopped.code
     if code:
         kept = f"what there is was written to {out}" if out else "nothing was written, since there was no --out"
-        notice(f"interrupted in epoch {brake.epoch} after step {brake.step}; {kept}")
+        notice(f"interrupted {brake.place}; {kept}")
     return code
 
 
@@ -128,31 +127,7 @@ def _train(net: Model, arrays: Arrays, epochs: int, batch_size: int, brake: Brak
     return 0
 
 
-def _write(folder: Path, net: Model, title: str) -> None:
-    """The files of a run, each whole or absent."""
-    history = net.history
-    assert history is not None
-    net.save(folder / MODEL)
-    text = io.StringIO(newline="")
-    table = csv.DictWriter(
-        text, [*COLUMNS, *(name for name in history.history if name not in COLUMNS)], lineterminator="\n"
-    )
-    table.writeheader()
-    table.writerows(history.rows())
-    with replacing(folder / HISTORY) as part:
-        part.write_text(text.getvalue(), encoding="utf-8")
-    if not history.history:
-        return
-    try:
-        from xconv.plots import save_curves
-
-        epochs = [epoch + 1 for epoch in history.epoch]
-        save_curves(folder / CURVES, {"epoch": epochs, **history.history}, title)
-    except ImportError:
-        notice(f"{CURVES} was not drawn, since matplotlib is not installed: pip install 'xconv[plot]'")
-
-
-def _report(net: Model, name: str, data: str, arrays: Arrays, folder: Path | None, as_json: bool) -> None:
+def _report(net: Model, name: str, data: str, arrays: Arrays, run: RunFolder | None, as_json: bool) -> None:
     """The results, as a table or as one JSON object."""
     history = net.history
     assert history is not None
@@ -173,8 +148,10 @@ def _report(net: Model, name: str, data: str, arrays: Arrays, folder: Path | Non
         "compile_seconds": history.compile_seconds,
         "images_per_second": history.images_per_second,
         "peak_rss_mb": peak_rss_mb(),
-        "out": None if folder is None else str(folder),
+        "out": None if run is None else str(run.folder),
     }
+    if run is not None:
+        run.judged({"loss": train_loss, "accuracy": train_accuracy}, result["peak_rss_mb"])
     if as_json:
         print_json(result)
         return
@@ -190,6 +167,7 @@ def _report(net: Model, name: str, data: str, arrays: Arrays, folder: Path | Non
     )
     memory = f"; peak memory {result['peak_rss_mb']:.0f} MB" if result["peak_rss_mb"] else ""
     click.echo(f"compilation {result['compile_seconds']:.1f} s, not counted above{memory}")
-    if folder is not None:
-        files = sorted(path.name for path in folder.iterdir() if path.name in (MODEL, HISTORY, CURVES))
-        click.echo(f"written to {folder}: {', '.join(files)}")
+    if run is not None:
+        files = f"written to {run.folder}: {', '.join(run.names())}"
+        click.echo(textwrap.fill(files, 80, break_long_words=False, break_on_hyphens=False))
+        click.echo(f"to see it all on one page: xconv report {shlex.quote(str(run.folder))}")

@@ -28,6 +28,11 @@ class Brake(Callback):
         self._before: dict[int, Any] = {}
         self.epoch = self.step = 0  # the present ones, from 1
 
+    @property
+    def place(self) -> str:
+        """Where training is, or was stopped: "in epoch 3 after step 17"."""
+        return f"in epoch {self.epoch} after step {self.step}"
+
     def __enter__(self) -> Brake:
         if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handler
             self._before = {n: signal.signal(n, self._handle) for n in (signal.SIGINT, signal.SIGTERM)}

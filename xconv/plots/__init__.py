@@ -7,7 +7,7 @@ ImportError without matplotlib, FileError where the file cannot be written. The 
 (Okabe and Ito 2008), and what a colour says a shape or a text says as well.
 """
 
-from xconv.plots.classes import confusion, predictions
+from xconv.plots.classes import as_probabilities, confusion, predictions
 from xconv.plots.drawing import saving
 from xconv.plots.layers import feature_maps, filters, first_filters
 from xconv.plots.training import curves
@@ -19,6 +19,7 @@ save_filters = saving(filters)
 save_predictions = saving(predictions)
 
 __all__ = [
+    "as_probabilities",
     "confusion",
     "curves",
     "feature_maps",

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_COLUMNS = 8
 _NUMBERED = 30  # classes up to which a confusion matrix has its counts written into it
 _MOST_CLASSES = 100
 _NAME = 12  # characters of a class's name beside a picture
@@ -75,10 +74,13 @@ def _grid(
     """One set of axes whose units are inches, which is much quicker than axes for each image."""
     from matplotlib.patches import Rectangle
 
-    step, picture, head, top, side = 1.15, 0.95, 0.34, 0.42, 0.12
-    lines = [(-(-len(which) // _COLUMNS), picture + (0.3 if (said == t)[which[0]] else 0.45)) for _, which in blocks]
-    width = _COLUMNS * step + 2 * side
-    height = top + sum(head + n * line for n, line in lines) + side
+    labels = {i: _labels(names, p[i], said[i], t[i]) for _, which in blocks for i in which}
+    columns = 8 if max(len(line) for both in labels.values() for line in both) <= 13 else 6
+    step, head, top, side = 9.4 / columns, 0.34, 0.42, 0.1
+    picture = step - 0.22
+    lines = [(-(-len(which) // columns), picture + (0.3 if (said == t)[which[0]] else 0.45)) for _, which in blocks]
+    width = columns * step + 2 * side
+    height = top + sum(head + n * line for n, line in lines)
     made = figure(width, height, layout=None)
     axes = made.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
@@ -88,7 +90,7 @@ def _grid(
         axes.text(side + 0.1, y + 0.16, heading, fontsize=10, va="center", weight="bold", color=INK, parse_math=False)
         y += head
         for k, i in enumerate(which):
-            left, above = side + k % _COLUMNS * step + (step - picture) / 2, y + k // _COLUMNS * line
+            left, above = side + k % columns * step + (step - picture) / 2, y + k // columns * line
             good = said[i] == t[i]
             color = BLUE if good else VERMILION
             box = (left, left + picture, above + picture, above)
@@ -98,16 +100,32 @@ def _grid(
                 gid="right" if good else "wrong",
             )  # fmt: skip
             axes.add_patch(frame)
-            answer = f"{'✓' if good else '✗'} {plain(names[said[i]], _NAME)}: {percent(p[i, said[i]])}"
             below: dict[str, Any] = {"fontsize": 8, "ha": "center", "va": "top", "parse_math": False}
-            middle = left + picture / 2
+            middle, (answer, was) = left + picture / 2, labels[i]
             axes.text(middle, above + picture + 0.05, answer, color=color, weight="bold", **below)
-            if not good:
-                was = f"is {plain(names[t[i]], _NAME)}: {percent(p[i, t[i]])}"
-                axes.text(middle, above + picture + 0.2, was, color=INK, **below)
+            axes.text(middle, above + picture + 0.2, was, color=INK, **below)
         y += rows * line
     axes.set(xlim=(0, width), ylim=(height, 0))
     return made
+
+
+def _labels(names: list[str], p: np.ndarray, said: int, true: int) -> tuple[str, str]:
+    """What stands below an image: the answer, and where that is wrong the truth, with their probabilities."""
+    mark, answer = "✓" if said == true else "✗", plain(names[said], _NAME)
+    was = "" if said == true else f"is {plain(names[true], _NAME)}: {percent(p[true])}"
+    return f"{mark} {answer}: {percent(p[said])}", was
+
+
+def as_probabilities(outputs: Any, what: str = "as_probabilities") -> np.ndarray:
+    """A network's outputs [N,K] as probabilities: through a softmax, unless the rows are probabilities already."""
+    y = checks.host_array(outputs, what)
+    if y.ndim != 2 or y.shape[1] < 2:
+        raise ShapeError(f"{what}: expected a network that tells classes apart. Received: outputs {y.shape[1:]}")
+    y = y.astype(np.float64)
+    if (y >= 0).all() and np.allclose(y.sum(axis=1), 1, atol=1e-3):
+        return y
+    e = np.exp(y - y.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
 
 
 def _probabilities(given: Any, n: int) -> np.ndarray:

@@ -30,7 +30,8 @@ def figure(width: float, height: float, title: str = "", layout: str | None = "c
     try:
         from matplotlib.figure import Figure  # without pyplot: no window, no global state
     except ImportError as error:
-        raise ImportError(f"pictures need matplotlib: pip install 'xconv[plot]' ({error})") from error
+        broken = "" if isinstance(error, ModuleNotFoundError) else f" ({error})"
+        raise ImportError(f"pictures need matplotlib: pip install 'xconv[plot]'{broken}") from error
     made = Figure(figsize=(width, height), dpi=DPI, layout=layout)  # type: ignore[arg-type]
     if title:
         made.suptitle(plain(title), fontsize=11, parse_math=False)

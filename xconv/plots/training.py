@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _NO_CURVES = ("epoch", "seconds", "images_per_second")
+_NEITHER = ("lr", "learning_rate")  # logged by callbacks, and neither better nor worse
 
 
 def curves(
@@ -80,7 +81,7 @@ def _panel(axes: Axes, name: str, epochs: np.ndarray, values: Mapping[str, np.nd
             text += f"; best {_said(y[best], share)}, epoch {epochs[best]:g}"
             axes.plot(
                 epochs[best], y[best], "o", markersize=13, markerfacecolor="none", markeredgecolor=INK, zorder=3,
-                gid="best",
+                gid="best", clip_on=False,
             )  # fmt: skip
         size = 4 if len(y) <= 60 else 0  # many markers would be a band
         axes.plot(epochs, y, color=color, marker=marker, markersize=size, linewidth=1.6, label=plain(text))
@@ -93,7 +94,11 @@ def _panel(axes: Axes, name: str, epochs: np.ndarray, values: Mapping[str, np.nd
     if share:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
     axes.margins(y=0.08)
-    if not share and np.nanmin(every) >= 0 and np.nanmin(every) < 0.5 * np.nanmax(every):
+    finite = every[np.isfinite(every)]
+    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+    if not share and 0 < low < high / 1000:
+        axes.set_yscale("log")
+    elif not share and 0 <= low < high / 2:
         axes.set_ylim(bottom=0)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
@@ -105,7 +110,9 @@ def _panel(axes: Axes, name: str, epochs: np.ndarray, values: Mapping[str, np.nd
 
 
 def _best(name: str, values: np.ndarray) -> int | None:
-    """Index of the best finite value, the first of equals; None where there is none."""
+    """Index of the best finite value, the first of equals; None where there is none, or none is better than another."""
+    if name in _NEITHER:
+        return None
     finite = np.where(np.isfinite(values), values if "acc" in name else -values, -np.inf)
     return int(finite.argmax()) if np.isfinite(finite).any() else None
 

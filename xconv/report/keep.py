@@ -1,0 +1,187 @@
+"""A run written into a folder: the model, its history, what is to be known of it, and the pictures."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xconv import __version__, plots
+from xconv.environment import peak_rss_mb
+from xconv.errors import ConfigError, FileError, XconvError
+from xconv.files import output_folder, replacing
+from xconv.models import Model
+from xconv.report.folder import HISTORY, MODEL, PAGE, PICTURES, RUN
+
+COLUMNS = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "seconds", "images_per_second")
+_PACKAGES = ("numpy", "numba", "cupy-cuda12x", "cupy-cuda13x", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13")
+_MOST_IMAGES = 10_000  # of a test set, for the grid of predictions: those beyond stay where they are
+
+
+def keep(
+    folder: str | os.PathLike[str],
+    model: Model,
+    *,
+    test: tuple[Any, Any] | None = None,
+    classes: Sequence[str] | None = None,
+    before: np.ndarray | None = None,
+    notes: Mapping[str, Any] | None = None,
+) -> dict[str, str]:
+    """Write a trained model's run into a folder, which `write` makes a page of.
+
+    model.safetensors, history.csv, run.json, and as far as they can be drawn curves.png, filters.png (`before` has the
+    filters before training, from `xconv.plots.first_filters`), and of `test` = (x, t), as `fit` takes them,
+    features.png, predictions.png and confusion.png. `notes` are entries of run.json besides those of `about`, as plain
+    JSON values, such as "data", "recipe" or "command". Gives the pictures that were not drawn, with the reasons.
+    FileError where a file cannot be written.
+    """
+    with output_folder(folder) as path:
+        keep_training(path, model)
+        told = {**about(model), "classes": None if classes is None else list(classes), **(notes or {})}
+        keep_about(path, told)
+        undrawn = keep_pictures(path, model, test=test, classes=classes, before=before)
+        keep_about(path, {**told, "not_drawn": undrawn})
+    return undrawn
+
+
+def keep_training(folder: Path, model: Model) -> None:
+    """The model and its history. What an earlier run has left of the files made from these is removed."""
+    model.save(folder / MODEL)
+    history = model.history
+    named = [] if history is None else [name for name in history.history if name not in COLUMNS]
+    text = io.StringIO(newline="")
+    table = csv.DictWriter(text, [*COLUMNS, *named], lineterminator="\n")
+    table.writeheader()
+    table.writerows(() if history is None else history.rows())
+    with replacing(folder / HISTORY) as part:
+        part.write_text(text.getvalue(), encoding="utf-8")
+    for name in (RUN, PAGE, *PICTURES):
+        (folder / name).unlink(missing_ok=True)
+
+
+def about(model: Model) -> dict[str, Any]:
+    """What is known of a model's training without being told: for run.json. It names no machine, user or path."""
+    history = model.history
+    found: dict[str, Any] = {
+        "format": 1,
+        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "model": model.name,
+        "dtype": model.dtype,
+        "seed": model.seed,
+        "optimizer": None if model.optimizer is None else model.optimizer.config(),
+        "backend": model.backend.describe(),
+        "system": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
+        "versions": _versions(),
+        "peak_rss_mb": peak_rss_mb(),
+    }
+    if history is not None:
+        last = {name: values[-1] for name, values in history.history.items() if values}
+        found["epochs"] = len(history.epoch)
+        found["throughput"] = {
+            "steps": history.steps,
+            "train_seconds": history.train_seconds,
+            "images_per_second": history.images_per_second if history.train_seconds else None,
+            "compile_seconds": history.compile_seconds,
+        }
+        found["results"] = {
+            part: {name.removeprefix("val_"): value for name, value in last.items() if name.startswith("val_") == held}
+            for part, held in (("training_as_it_went", False), ("test", True))
+        }
+    return found
+
+
+def _versions() -> dict[str, str]:
+    found = {"xconv": __version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def keep_about(folder: Path, told: Mapping[str, Any]) -> None:
+    """run.json, as strict JSON; ConfigError for what JSON does not have."""
+    try:
+        text = json.dumps(_strict(told), allow_nan=False, indent=1, ensure_ascii=False)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{RUN}: expected plain JSON values. Received: {error}") from None
+    with replacing(folder / RUN) as part:
+        part.write_text(text + "\n", encoding="utf-8")
+
+
+def _strict(value: Any) -> Any:
+    """With null for numbers that JSON lacks, and NumPy's numbers as Python's."""
+    if isinstance(value, Mapping):
+        return {str(key): _strict(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(entry) for entry in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def keep_pictures(
+    folder: Path,
+    model: Model,
+    *,
+    test: tuple[Any, Any] | None = None,
+    classes: Sequence[str] | None = None,
+    before: np.ndarray | None = None,
+    title: str = "",
+) -> dict[str, str]:
+    """Draw what can be drawn; the rest is given back, with the reasons. FileError where a file cannot be written."""
+    title = title or model.name
+    undrawn: dict[str, str] = {}
+
+    def attempt(name: str, draw: Callable[[Path], None]) -> None:
+        try:
+            draw(folder / name)
+        except FileError:
+            raise
+        except (ImportError, XconvError) as error:
+            undrawn[name] = str(error)
+
+    history = model.history
+    if history is not None and history.history:
+        attempt("curves.png", lambda path: plots.save_curves(path, history, title, held_out="test"))
+    else:
+        undrawn["curves.png"] = "no epoch was finished"
+    attempt(
+        "filters.png",
+        lambda path: plots.save_filters(path, plots.first_filters(model), before, title=f"{title}: first convolution"),
+    )
+    if test is None or len(model.inputs) != 1:
+        why = "no test images were given" if test is None else f"the network takes {len(model.inputs)} inputs"
+        return undrawn | dict.fromkeys(("features.png", "predictions.png", "confusion.png"), why)
+    x, t = test
+    attempt(
+        "features.png",
+        lambda path: plots.save_feature_maps(path, model, np.asarray(x[:1]), title=f"{title}: first test image"),
+    )
+    answers: list[np.ndarray] = []
+
+    def probabilities() -> np.ndarray:
+        if not answers:
+            answers.append(plots.as_probabilities(model.predict(x), model.name))
+        return answers[0]
+
+    def draw_predictions(path: Path) -> None:
+        p, count = probabilities(), min(len(x), _MOST_IMAGES)
+        of = title if count == len(x) else f"{title}, first {count:,} test images"
+        images = np.asarray(x[:count])
+        plots.save_predictions(path, images, t[:count], p[:count], classes, title=of, data_format=model.data_format)
+
+    attempt("predictions.png", draw_predictions)
+    attempt("confusion.png", lambda path: plots.save_confusion(path, t, probabilities(), classes, title=title))
+    return undrawn
