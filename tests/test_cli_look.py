@@ -132,7 +132,7 @@ def test_what_cannot_be_read_is_one_line(run, trained, pictures, tmp_path):
     path = str(trained[0])
     text = tmp_path / "text.png"
     text.write_text("no picture")
-    assert "text.png: expected an image, such as a PNG" in mistake(run, "predict", path, str(text))
+    assert "text.png: expected a picture, such as a PNG" in mistake(run, "predict", path, str(text))
     assert "no such file" in mistake(run, "predict", path, "nowhere.png")
     assert "which is neither" in mistake(run, "summary", "keras-minst")
     assert "which is neither" in mistake(run, "evaluate", "nowhere.safetensors")
@@ -141,7 +141,7 @@ def test_what_cannot_be_read_is_one_line(run, trained, pictures, tmp_path):
     assert "damaged.safetensors" in mistake(run, "predict", str(damaged), pictures[0])
     half = tmp_path / "half.png"
     half.write_bytes(Path(pictures[0]).read_bytes()[:90])
-    assert "half.png: expected an image" in mistake(run, "predict", path, str(half))
+    assert "half.png: expected a picture" in mistake(run, "predict", path, str(half))
 
 
 def test_networks_that_do_not_fit_are_named(run, pictures, tmp_path):
@@ -213,6 +213,6 @@ def test_what_is_transparent_is_white_and_bright_pictures_are_noticed(run, train
 
 def test_images_that_do_not_fit_are_told_before_anything_is_compiled(run, monkeypatch):
     monkeypatch.setattr("xconv.models.Model.warm_up", lambda self: pytest.fail("compiled before the check"))
-    code, out, err = run("train", "--model", "vgg16-bn-cifar10", "--backend", "numpy")
+    code, out, err = run("train", "--model", "vgg16-bn-cifar10", "--data", "mnist-sample", "--backend", "numpy")
     assert code == 2 and not out
     assert "takes images of shape (32, 32, 3). Received: mnist-sample, whose images are of shape (28, 28, 1)" in err

@@ -55,6 +55,20 @@ def test_train_and_test(tmp_path):
     assert found.name == tmp_path.name and found.source == str(tmp_path) and not found.x_test.flags.writeable
 
 
+@pytest.mark.parametrize("layout", ["split", "shared"])
+def test_one_half_may_be_left_unread(tmp_path, layout):
+    if layout == "split":
+        classes(tmp_path / "train", {"a": 3, "b": 2})
+        classes(tmp_path / "test", {"a": 1, "b": 2}, 100)
+    else:
+        classes(tmp_path, {"a": 6, "b": 9})
+    both, train, test = (data.folder(tmp_path, (4, 5), subset=subset) for subset in ("both", "train", "test"))
+    assert np.array_equal(train.x_train, both.x_train) and np.array_equal(train.t_train, both.t_train)
+    assert np.array_equal(test.x_test, both.x_test) and np.array_equal(test.t_test, both.t_test)
+    assert train.x_test.shape == test.x_train.shape == (0, 3, 4, 5) and train.t_test.shape == (0,)
+    assert train.classes == test.classes == ("a", "b")
+
+
 @pytest.mark.parametrize(("names", "taken"), [(["val"], "val"), (["test", "val"], "test")])
 def test_val_stands_in_for_test(tmp_path, names, taken):
     classes(tmp_path / "train", {"a": 1, "b": 1})
@@ -230,6 +244,7 @@ def test_arguments_that_cannot_be(tmp_path):
         ({"channels": 2}, "channels must be 1, 3 or 4"),
         ({"fit": "pad"}, "fit must be"),
         ({"seed": -1}, "seed must be"),
+        ({"subset": "training"}, "subset must be 'both', 'train' or 'test'"),
         *(({"test_share": share}, "test_share must be") for share in (0, 1, -0.5, 2, "half", float("nan"), True)),
     ):
         with pytest.raises(ConfigError, match=said):

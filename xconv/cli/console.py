@@ -50,7 +50,7 @@ def print_table(title: str, header: list[str], rows: list[list[str]], *, numbers
         table.add_column(name, justify="right" if i and numbers else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)  # names of files and classes may hold brackets
     console.print(title, style="bold", soft_wrap=True)
     console.print(table)
 

@@ -7,18 +7,24 @@ from typing import Any
 
 import click
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from xconv import data as datasets
 from xconv import zoo
 from xconv.cli.console import notice, plural, print_json, print_table
-from xconv.cli.options import COUNT, backend_option, json_option
-from xconv.cli.prepare import arrays_for, named_or_file
-from xconv.errors import FileError, ShapeError
+from xconv.cli.options import COUNT, backend_option, data_option, json_option
+from xconv.cli.prepare import (
+    Trained,
+    arrays_for,
+    default_data,
+    images_to_test,
+    named_or_file,
+    picture_shape,
+    trained_on,
+)
+from xconv.data.picture import MODES
+from xconv.errors import ShapeError
 from xconv.models import Model
 from xconv.models.summary import facts
-
-_MOST_PIXELS = 1 << 28  # a larger picture is more likely an attack, or a mistake, than an input
 
 
 @click.command()
@@ -40,15 +46,19 @@ def summary(network: str, batch_size: int | None, verbose: bool, backend: str, a
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option(
-    "--data", type=click.Choice(datasets.NAMES), default="mnist-sample", show_default=True, help="The images."
-)
+@data_option
 @backend_option
 @json_option
-def evaluate(file: Path, data: str, backend: str, as_json: bool) -> None:
-    """Loss and accuracy of a network from FILE on the test images of a data set."""
+def evaluate(file: Path, data: str | None, backend: str, as_json: bool) -> None:
+    """Loss and accuracy of a network from FILE on the test images of a data set.
+
+    Of a folder without test/, those are the pictures that `xconv train` holds out. Without --data: what the network was
+    trained on, as run.json beside FILE tells.
+    """
     net = named_or_file(str(file), backend, trained=True)
-    _, _, x, t = arrays_for(net, data, datasets.load(data))
+    trained = trained_on(file, net.classes)
+    data = data or default_data(net.name, trained)
+    _, _, x, t = arrays_for(net, data, images_to_test(data, net, trained))
     logs = net.evaluated(x, t)
     if as_json:
         print_json({"file": str(file), "data": data, "backend": net.backend.name, "images": len(x), **logs})
@@ -67,22 +77,23 @@ def evaluate(file: Path, data: str, backend: str, as_json: bool) -> None:
 def predict(file: Path, images: tuple[Path, ...], invert: bool, top: int, backend: str, as_json: bool) -> None:
     """What the network from FILE takes each IMAGE for, with probabilities.
 
-    Images are squeezed to the network's size, brought to its channels, and to numbers from 0 to 1; what is transparent
-    becomes white.
+    Images are cut to the network's proportions, brought to its size and channels, and to numbers from 0 to 1; what is
+    transparent becomes white. Classes are named where `xconv train` left their names beside FILE.
     """
     net = named_or_file(str(file), backend, trained=True)
     x = np.stack([picture(path, net, invert) for path in images])
-    if not invert and _channels(net) == 1:
+    probabilities = _probabilities(net, x)
+    trained = trained_on(file, probabilities.shape[1])
+    if not invert and picture_shape(net)[2] == 1 and not trained.on_pictures:
         bright = [path for path, image in zip(images, x, strict=True) if image.mean() > 0.5]
         if bright:
             which = f"{bright[0]} is" if len(bright) == 1 else f"{len(bright)} images, such as {bright[0]}, are"
             notice(f"{which} mostly bright; MNIST's digits are white on black: --invert turns such images round")
-    probabilities = _probabilities(net, x)
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
     found: list[dict[str, Any]] = [
         {
             "image": str(path),
-            "classes": [{"class": int(k), "probability": float(row[k])} for k in order],
+            "classes": [{"class": int(k), **_name(trained, k), "probability": float(row[k])} for k in order],
         }
         for path, row, order in zip(images, probabilities, best, strict=True)
     ]
@@ -90,7 +101,7 @@ def predict(file: Path, images: tuple[Path, ...], invert: bool, top: int, backen
         print_json(found)
         return
     rows = [
-        [entry["image"], *(f"{k['class']}: {100 * k['probability']:.2f} %" for k in entry["classes"])]
+        [entry["image"], *(f"{k.get('name', k['class'])}: {100 * k['probability']:.2f} %" for k in entry["classes"])]
         for entry in found
     ]
     header = ["image", *("best" if i == 0 else f"{i + 1}." for i in range(best.shape[1]))]
@@ -98,37 +109,17 @@ def predict(file: Path, images: tuple[Path, ...], invert: bool, top: int, backen
 
 
 def picture(path: Path, net: Model, invert: bool = False) -> np.ndarray:
-    """The image in a file as one example for the network."""
-    if len(net.input_shape) != 3:
-        raise ShapeError(f"{net.name}: expected a network that takes images. Received: inputs {net.input_shape}")
-    last = net.data_format == "channels_last"
-    height, width = net.input_shape[:2] if last else net.input_shape[1:]
-    channels = _channels(net)
-    modes = {1: "L", 3: "RGB", 4: "RGBA"}
-    if channels not in modes:
+    """The picture in a file as one example for the network, as those that it was trained on from a folder."""
+    height, width, channels = picture_shape(net)
+    if channels not in MODES:
         raise ShapeError(f"{net.name}: expected 1, 3 or 4 channels. Received: {channels}")
-    try:
-        with Image.open(path) as image:
-            if image.width * image.height > _MOST_PIXELS:
-                raise FileError(f"{path}: expected an image of moderate size. Received: {image.width}x{image.height}")
-            shown: Image.Image = image
-            if image.has_transparency_data and channels != 4:
-                shown = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-            scaled = shown.convert(modes[channels]).resize((width, height), Image.Resampling.BILINEAR)
-    except UnidentifiedImageError as error:
-        raise FileError(f"{path}: expected an image, such as a PNG. Received: another kind of file") from error
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, FileError):
-            raise
-        reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
-        raise FileError(f"{path}: expected an image that can be read. Received: {reason}") from error
-    x = np.asarray(scaled, np.float32).reshape(height, width, channels) / 255
+    x = datasets.pixels(datasets.read_picture(path, (height, width), channels))
     x = 1 - x if invert else x
-    return x if last else np.ascontiguousarray(x.transpose(2, 0, 1))
+    return x if net.data_format == "channels_last" else np.ascontiguousarray(x.transpose(2, 0, 1))
 
 
-def _channels(net: Model) -> int:
-    return net.input_shape[-1 if net.data_format == "channels_last" else 0]
+def _name(trained: Trained, k: int) -> dict[str, str]:
+    return {} if trained.classes is None else {"name": trained.classes[k]}
 
 
 def _probabilities(net: Model, x: np.ndarray) -> np.ndarray:

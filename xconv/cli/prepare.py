@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,9 +17,11 @@ from xconv.cli.console import notice
 from xconv.errors import ConfigError, FileError, ShapeError
 from xconv.models import Model, load
 from xconv.optimizers import Optimizer
-from xconv.shapes import as_given
+from xconv.shapes import as_given, channels_first
 
-Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # x_train, t_train, x_test, t_test
+_MOST_BYTES = 1 << 20  # of a run.json
+_SHOWN = 12  # classes in a message
+Arrays = tuple[datasets.Pixels, np.ndarray, datasets.Pixels, np.ndarray]  # x_train, t_train, x_test, t_test
 
 
 def prepare(
@@ -30,12 +35,16 @@ def prepare(
 ) -> tuple[Model, float]:
     """The network and the seconds that bringing the backend up and compiling took; both are announced on stderr.
 
-    `images`, a data set by name, must fit the network: that is found out first.
+    `images`, a data set and its name or folder, must fit the network: that is found out first. For a folder the
+    network is made with as many classes.
     """
     start = time.perf_counter()
     chosen = get_backend(backend)  # before any notice: where it cannot run, that is the one line to read
     notice(f"{chosen.name} on {chosen.describe().get('device')}: getting ready")
-    net = zoo.entry(model).build(recipe, backend=chosen, seed=seed)
+    settings: dict[str, Any] = (
+        {"classes": len(images[1].classes)} if images is not None and _is_folder(images[0]) else {}
+    )
+    net = zoo.entry(model).build(recipe, backend=chosen, seed=seed, **settings)
     if optimizer is not None:
         net.compile(optimizer)
     if images is not None:
@@ -65,10 +74,104 @@ def named_or_file(what: str, backend: str = "numpy", *, trained: bool = False) -
     return load(what, backend=backend)
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What is known of a network's training: names of its classes, and of its data as `--data` or a folder's name."""
+
+    classes: tuple[str, ...] | None = None
+    data: str | None = None
+
+    @property
+    def on_pictures(self) -> bool:
+        """Whether it was trained on pictures in a folder."""
+        return self.data is not None and _is_folder(self.data)
+
+
+def trained_on(file: Path, classes: int) -> Trained:
+    """From the run.json that `xconv train` left beside the file of a network of so many classes; empty without one."""
+    path = file.parent / "run.json"
+    if not path.is_file():
+        return Trained()
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise ValueError(f"a file of more than {_MOST_BYTES} bytes")
+        told = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(told, dict):
+            raise ValueError("no JSON object")
+        names, data = told.get("classes"), told.get("data")
+        if names is not None:
+            if not isinstance(names, list) or not all(isinstance(name, str) and name.isprintable() for name in names):
+                raise ValueError("no list of class names")
+            if len(names) != classes:
+                raise ValueError(f"{len(names)} class names for a network that knows {classes}")
+    except (OSError, ValueError, RecursionError) as error:
+        notice(f"{path} is not used, and classes are shown by number: {error}")
+        return Trained()
+    name = data.get("name") if isinstance(data, dict) else None
+    return Trained(None if names is None else tuple(names), name if isinstance(name, str) else None)
+
+
+def default_data(model: str, trained: Trained | None = None) -> str:
+    """The data set that a network was trained on, or that one of the zoo was published for; else the sample."""
+    if trained is not None and trained.data is not None:
+        if trained.on_pictures:  # where they lie is not kept
+            raise ConfigError(
+                f"{model} was trained on pictures in {trained.data!r}: name them by --data. Received: none"
+            )
+        return trained.data
+    if model not in zoo.ZOO:
+        return "mnist-sample"
+    name = zoo.entry(model).data
+    if name is None:
+        raise ConfigError(f"{model} needs --data: what it was published on is not to be had by name. Received: none")
+    return name
+
+
+def images_to_train(data: str, model: str) -> datasets.DataSet:
+    """A data set by name, or the pictures in a folder, at the size that a network of the zoo was published for."""
+    if not _is_folder(data):
+        return datasets.load(data)
+    height, width, channels = zoo.entry(model).input_shape
+    return datasets.folder(data, (height, width), channels=channels)
+
+
+def images_to_test(data: str, net: Model, trained: Trained) -> datasets.DataSet:
+    """A data set by name, or the pictures to test with in a folder, as the network takes them.
+
+    ConfigError where the folder has other classes than those the network is known to have been trained on.
+    """
+    if not _is_folder(data):
+        return datasets.load(data)
+    height, width, channels = picture_shape(net)
+    images = datasets.folder(data, (height, width), channels=channels, subset="test")
+    if trained.classes is not None and images.classes != trained.classes:
+        raise ConfigError(
+            f"{data}: expected the classes that {net.name} was trained on, {_named(trained.classes)}. "
+            f"Received: {_named(images.classes)}"
+        )
+    return images
+
+
+def picture_shape(net: Model) -> tuple[int, int, int]:
+    """(H, W, C) of the pictures that a network takes; ShapeError where it takes none."""
+    if len(net.input_shape) != 3:
+        raise ShapeError(f"{net.name}: expected a network that takes images. Received: inputs {net.input_shape}")
+    channels, height, width = channels_first(net.input_shape, net.data_format)
+    return height, width, channels
+
+
+def _is_folder(data: str) -> bool:
+    return data not in datasets.NAMES
+
+
+def _named(classes: tuple[str, ...]) -> str:
+    return ", ".join(classes[:_SHOWN]) + (f" and {len(classes) - _SHOWN} more" if len(classes) > _SHOWN else "")
+
+
 def arrays_for(net: Model, name: str, images: datasets.DataSet) -> Arrays:
-    """The data set as the network takes it."""
+    """The data set as the network takes it; images stay bytes until a batch is made."""
     check_images(net, name, images)
-    return images.arrays(net.dtype, net.data_format)
+    return images.pixels(net.data_format)
 
 
 def check_images(net: Model, name: str, images: datasets.DataSet) -> None:
@@ -78,5 +181,5 @@ def check_images(net: Model, name: str, images: datasets.DataSet) -> None:
         raise ShapeError(
             f"{net.name} takes images of shape {net.input_shape}. Received: {name}, whose images are of shape {shape}"
         )
-    if net.classes < len(images.classes):
+    if net.classes < len(images.classes) or (_is_folder(name) and net.classes > len(images.classes)):
         raise ConfigError(f"{net.name} knows {net.classes} classes. Received: {name}, which has {len(images.classes)}")

@@ -10,12 +10,11 @@ from typing import Any
 
 import click
 
-from xconv import data as datasets
 from xconv import optimizers, streams, zoo
 from xconv.cli.console import notice, plural, print_json, print_table
 from xconv.cli.keep import RunFolder
-from xconv.cli.options import COUNT, backend_option, json_option, model_option
-from xconv.cli.prepare import Arrays, arrays_for, prepare
+from xconv.cli.options import COUNT, backend_option, data_option, json_option, model_option
+from xconv.cli.prepare import Arrays, arrays_for, default_data, images_to_train, prepare
 from xconv.cli.watch import Brake, Stopped
 from xconv.environment import peak_rss_mb
 from xconv.errors import NonFiniteError
@@ -25,13 +24,7 @@ from xconv.models import Model
 
 @click.command()
 @model_option
-@click.option(
-    "--data",
-    type=click.Choice(datasets.NAMES),
-    default="mnist-sample",
-    show_default=True,
-    help="The images. The sample is inside the package; the others come from $XCONV_DATA_DIR or are downloaded.",
-)
+@data_option
 @backend_option
 @click.option(
     "--recipe",
@@ -63,7 +56,7 @@ from xconv.models import Model
 @json_option
 def train(
     model: str,
-    data: str,
+    data: str | None,
     backend: str,
     recipe: str,
     epochs: int | None,
@@ -86,10 +79,11 @@ def train(
         lr = plan.lr
     update_rule = optimizers.get(optimizer or plan.optimizer, **({} if lr is None else {"lr": lr}))
     streams.check_seed(seed)
+    data = data or default_data(model)
     brake = Brake()
     try:
         with brake, output_folder(out) if out else nullcontext() as folder:
-            images = datasets.load(data)
+            images = images_to_train(data, model)
             net, compile_seconds = prepare(
                 model, plan, optimizer=update_rule, images=(data, images), backend=backend, seed=seed
             )

@@ -148,7 +148,7 @@ def _read_one(path: Path, x: np.ndarray, t: np.ndarray, sha256: str | None, dama
     with path.open("rb") as file:
         for first in range(0, len(x), _PIECE):
             records = piece[: len(x) - first]
-            got = file.readinto(memoryview(records).cast("B"))
+            got = file.readinto(records.data)
             if got != records.size:
                 raise FileError(
                     f"{path}: expected {len(x) * RECORD:,} bytes. Received: {first * RECORD + got:,}; {damaged}"

@@ -37,6 +37,7 @@ def folder(
     fit: str = "crop",
     test_share: float | None = None,
     seed: int = 0,
+    subset: str = "both",
 ) -> DataSet:
     """Pictures in sub-folders of `path`, one for each class, whose name it bears: a data set of uint8[N, C, H, W].
 
@@ -48,7 +49,8 @@ def folder(
     Pictures are all files in a class's folder and below, whatever their suffix, but hidden ones (.DS_Store) and those
     that clearly are none (.txt, .csv, .json, Thumbs.db, ...: `NO_PICTURES`); they are brought to `image_size` (H, W)
     and to 1, 3 or 4 `channels` as `read_picture` says, by $XCONV_NUM_THREADS threads, or one a processor. Files beside
-    the classes' folders, and hidden folders, are left alone.
+    the classes' folders, and hidden folders, are left alone. With `subset` "train" or "test" only these are read, and
+    there are none of the others.
 
     FileError where there is no such folder, or nothing in it; where it has fewer than two classes, or one without
     pictures, or one that only train/ or only test/ has; and, with their number and the first names, where pictures
@@ -57,6 +59,8 @@ def folder(
     """
     height, width = check_wish(image_size, channels, fit, "folder")
     streams.check_seed(seed)
+    if subset not in ("both", "train", "test"):
+        raise ConfigError(f"folder: subset must be 'both', 'train' or 'test'. Received: {described(subset)}")
     path = Path(path)
     try:
         train, test = _split(path, test_share, seed)
@@ -64,6 +68,10 @@ def folder(
         if isinstance(error, FileError):
             raise
         raise FileError(f"{path}: expected {_LAYOUT}. Received: {error}") from error
+    if subset == "test":
+        train = dict.fromkeys(train, ())
+    elif subset == "train":
+        test = dict.fromkeys(test, ())
     pictures = [picture for part in (train, test) for found in part.values() for picture in found]
     t_train, t_test = (_labels(part) for part in (train, test))
     x = _read(pictures, (height, width), channels, fit, path)
