@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from xconv import __version__
-from xconv.cli import backends, bench, look, report, train
+from xconv.cli import backends, bench, compare, look, report, train
 from xconv.cli.console import notice, plain_warnings
 from xconv.errors import BackendError, XconvError
 
@@ -83,11 +83,21 @@ def main(context: click.Context) -> None:
       xconv predict run/model.safetensors digit.png
       xconv bench --peer torch          training and prediction beside PyTorch
       xconv bench --sweep batch         what an image costs as batches grow
+      xconv compare --out DIR           one network on every backend: differences by layer, and speed
       xconv backends
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 
 
-for _command in (train.train, bench.bench, look.summary, look.evaluate, look.predict, report.report, backends.backends):
+for _command in (
+    train.train,
+    bench.bench,
+    compare.compare,
+    look.summary,
+    look.evaluate,
+    look.predict,
+    report.report,
+    backends.backends,
+):
     main.add_command(_command)
