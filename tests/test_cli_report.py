@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ import pytest
 from tests.cli import FILES, QUICK, one_json_line
 from xconv import __version__, checkpoint, zoo
 from xconv.cli.watch import Brake
+from xconv.data import Augmentation
+from xconv.schedules import PiecewiseConstant
 
 pytest.importorskip("matplotlib")
 
@@ -110,6 +113,25 @@ def test_interrupted_in_the_second_epoch(run, few, monkeypatch):
     assert "Training was interrupted in epoch 2 after step 1." in Path("run/report.html").read_text("utf-8")
 
 
+def test_all_of_a_recipe_is_used_and_kept(run, few, monkeypatch, undrawn):
+    recipe = zoo.Recipe(
+        "sgd", PiecewiseConstant([2], [0.05, 0.01]), 100, 1, {}, {"momentum": 0.5}, Augmentation(crop=2)
+    )
+    original = zoo.recipe
+    monkeypatch.setattr("xconv.zoo.recipe", lambda name, which="default": recipe if which == "book" else original(name))
+    assert run(*QUICK, "--recipe", "book", "--out", "run")[0] == 0
+    about = told()
+    assert about["optimizer"]["momentum"] == 0.5 and about["optimizer"]["lr"] == recipe.lr.config()
+    assert about["augmentation"] == about["recipe"]["augmentation"] == recipe.augmentation.config()
+    assert about["recipe"]["rule"] == {"momentum": 0.5} and "--recipe book" in about["command"]
+    plain = replace(recipe, augmentation=None)
+    monkeypatch.setattr("xconv.zoo.recipe", lambda *_: plain)
+    assert run(*QUICK, "--recipe", "book", "--out", "plain")[0] == 0
+    assert told("plain")["results"]["test"]["loss"] != about["results"]["test"]["loss"]
+    assert run(*QUICK, "--recipe", "book", "--optimizer", "adam", "--out", "other")[0] == 0
+    assert told("other")["optimizer"]["kind"] == "Adam"  # whose rate is its own, and which has no momentum
+
+
 def test_a_picture_that_cannot_be_drawn_is_told(run, few, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     code, _, err = run(*QUICK, "--out", "run")
@@ -121,8 +143,6 @@ def test_a_picture_that_cannot_be_drawn_is_told(run, few, monkeypatch):
 
 
 def test_more_classes_than_the_data_has(run, few, monkeypatch, undrawn):
-    from dataclasses import replace
-
     named = replace(few, classes=tuple("abcdefgh"), t_train=few.t_train % 8, t_test=few.t_test % 8)
     monkeypatch.setattr("xconv.data.load", lambda name: named)
     assert run(*QUICK, "--out", "run")[0] == 0

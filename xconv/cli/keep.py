@@ -46,6 +46,7 @@ class RunFolder:
                 "shape": " × ".join(map(str, (*images.image_shape[1:], images.image_shape[0]))),
             },
             "classes": self.classes,
+            "augmentation": _plain(plan.augmentation),
             "recipe": {"name": recipe, **{f.name: _plain(getattr(plan, f.name)) for f in fields(plan)}},
         }
 
@@ -88,7 +89,7 @@ class RunFolder:
 def _plain(value: Any) -> Any:
     """A setting as plain JSON values: what has a config by that, and what is no JSON by its text."""
     if hasattr(value, "config"):
-        return _plain(value.config())
+        return _plain(value.config() or str(value))
     if isinstance(value, Mapping):
         return {str(name): _plain(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):

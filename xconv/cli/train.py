@@ -75,9 +75,10 @@ def train(
     """
     plan = zoo.recipe(model, recipe)
     epochs, batch_size = epochs or plan.epochs, batch_size or plan.batch_size
-    if lr is None and optimizer in (None, plan.optimizer):
-        lr = plan.lr
-    update_rule = optimizers.get(optimizer or plan.optimizer, **({} if lr is None else {"lr": lr}))
+    settings: dict[str, Any] = {"lr": plan.lr, **plan.rule} if optimizer in (None, plan.optimizer) else {}
+    if lr is not None:
+        settings["lr"] = lr
+    update_rule = optimizers.get(optimizer or plan.optimizer, **settings)
     streams.check_seed(seed)
     data = data or default_data(model)
     brake = Brake()
@@ -93,7 +94,7 @@ def train(
             notice(f"training {model} on {data}, {plural(epochs, 'epoch')}, batches of {batch_size}, {rule}")
             arrays = arrays_for(net, data, images)
             run = RunFolder(folder, net, model, data, images, recipe, plan) if folder else None
-            code = _train(net, arrays, epochs, batch_size, brake)
+            code = _train(net, arrays, plan, epochs, batch_size, brake)
             assert net.history is not None
             net.history.compile_seconds += compile_seconds
             if run is not None:
@@ -109,11 +110,19 @@ def train(
     return code
 
 
-def _train(net: Model, arrays: Arrays, epochs: int, batch_size: int, brake: Brake) -> int:
+def _train(net: Model, arrays: Arrays, plan: zoo.Recipe, epochs: int, batch_size: int, brake: Brake) -> int:
     """Train `net`, whose history then tells how it went; returns the exit code."""
     x_train, t_train, x_test, t_test = arrays
     try:
-        net.fit(x_train, t_train, batch_size, epochs, validation_data=(x_test, t_test), callbacks=[brake])
+        net.fit(
+            x_train,
+            t_train,
+            batch_size,
+            epochs,
+            validation_data=(x_test, t_test),
+            augmentation=plan.augmentation,
+            callbacks=[brake],
+        )
     except Stopped as stopped:
         return stopped.code
     except NonFiniteError as error:

@@ -4,7 +4,7 @@
 HTML file that needs no network. `xconv train --out` and `xconv report` are these two.
 """
 
-from xconv.report.folder import HISTORY, MODEL, PAGE, PICTURES, RUN, Run, read
+from xconv.report.folder import HISTORY, MODEL, PAGE, PICTURES, RUN, Run, read, read_about
 from xconv.report.keep import about, keep, keep_about, keep_pictures, keep_training
 from xconv.report.page import html, write
 
@@ -22,5 +22,6 @@ __all__ = [
     "keep_pictures",
     "keep_training",
     "read",
+    "read_about",
     "write",
 ]

@@ -69,7 +69,7 @@ def read(folder: str | os.PathLike[str], *, custom_layers: Mapping[str, Any] | N
         missing[name] = "it is not in the folder"
         return otherwise
 
-    told = wanted(RUN, _read_run, {})
+    told = wanted(RUN, read_about, {})
     epochs = wanted(HISTORY, _read_history, [])
     layers = None
     try:
@@ -116,7 +116,8 @@ def _text(path: Path) -> str:
         raise FileError(f"{path}: expected UTF-8 text. Received: {error}") from None
 
 
-def _read_run(path: Path) -> dict[str, Any]:
+def read_about(path: Path) -> dict[str, Any]:
+    """What a run.json tells, entries that are null left out; FileError where it is damaged or of more than a megabyte."""
     text = _text(path)
     cure = "; 'xconv train --out' writes it anew, and a report can be made without it"
     try:
