@@ -28,6 +28,7 @@ from xconv.layers import (
     Input,
     Layer,
     MaxPool2D,
+    Normalization,
     ReLU,
     Tensor,
 )
@@ -37,7 +38,8 @@ from xconv.schedules import PiecewiseConstant, Schedule
 
 Shape = tuple[int, int, int]  # of an image: height, width, channels
 GREY, TINY, PHOTO = (28, 28, 1), (32, 32, 3), (224, 224, 3)  # MNIST's, CIFAR-10's, ImageNet's
-CIFAR10_MEAN = (125.0, 123.0, 114.0)  # the training images' mean colour
+CIFAR10_MEAN, CIFAR10_STD = 0.4734, 0.2516  # of the training images, from 0 to 1
+CIFAR10_COLOUR = (125.0, 123.0, 114.0)  # their mean, in bytes
 VGG16 = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # filters and convolutions of each block
 
 
@@ -220,10 +222,10 @@ def resnet20_cifar10(
 ) -> Model:
     """The residual network for CIFAR-10 (He et al. 2015, section 4.2) of 6 `blocks` + 2 layers with weights.
 
-    A convolution 3x3 to 16 channels, then three stages of `blocks` residual blocks with 16, 32 and 64 channels, the
-    second and third stage beginning with stride 2; shortcuts without parameters (option A), the mean of each channel
-    and one dense layer: 269,722 trainable parameters for 20 layers. `weight_decay` lambda stands in the update
-    as w -= lr lambda w.
+    Pixels from 0 to 1 are normalised as CIFAR-10's are. A convolution 3x3 to 16 channels, then three stages of `blocks`
+    residual blocks with 16, 32 and 64 channels, the second and third stage beginning with stride 2; shortcuts without
+    parameters (option A), the mean of each channel and one dense layer: 269,722 trainable parameters for 20 layers.
+    `weight_decay` lambda stands in the update as w -= lr lambda w.
     """
     weights: dict[str, Any] = {"kernel_initializer": "he_normal", "kernel_regularizer": _decay(weight_decay)}
 
@@ -232,7 +234,8 @@ def resnet20_cifar10(
         return BatchNormalization(name=f"{name}_norm")(x)
 
     image = Input(input_shape, name="image")
-    x = ReLU(name="first_relu")(convolved(image, "first", 16))
+    x = Normalization(axis=None, mean=CIFAR10_MEAN, variance=CIFAR10_STD**2, name="normalization")(image)
+    x = ReLU(name="first_relu")(convolved(x, "first", 16))
     for stage, filters in enumerate((16, 32, 64), 1):
         for block in range(1, blocks + 1):
             name = f"stage{stage}_{block}"
@@ -296,7 +299,7 @@ ZOO: dict[str, Entry] = {
                 batch_size=128,
                 epochs=164,
                 rule={"momentum": 0.9},
-                augmentation=Augmentation(flip=True, crop=4, fill=CIFAR10_MEAN),
+                augmentation=Augmentation(flip=True, crop=4, fill=CIFAR10_COLOUR),
             )
         },
         "He, Zhang, Ren and Sun 2015, Deep residual learning for image recognition: published 91.25 %",

@@ -238,6 +238,8 @@ def torch_net(torch: Any, net: Model) -> Any:
         elif isinstance(layer, layers.Flatten):
             turned = shape if net.data_format == "channels_last" else None
             module = nn.Flatten()
+        elif isinstance(layer, layers.Normalization):
+            module = _normalized(torch, own[f"{layer.name}.mean"], own[f"{layer.name}.var"])
         elif isinstance(layer, layers.Softmax):
             module = nn.Identity()
         else:
@@ -263,6 +265,21 @@ def _branched(nn: Any, start: int, found: list[tuple[int, tuple[int, ...], Any]]
             return x
 
     return Branched()
+
+
+def _normalized(torch: Any, mean: np.ndarray, variance: np.ndarray) -> Any:
+    """(x - mean) / sqrt(variance), for each channel."""
+
+    class Normalized(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            for name, values in (("mean", mean), ("scale", variance**-0.5)):
+                self.register_buffer(name, torch.from_numpy(np.array(values))[:, None, None])
+
+        def forward(self, x: Any) -> Any:
+            return (x - self.mean) * self.scale
+
+    return Normalized()
 
 
 def _plain(torch: Any, layer: layers.Layer) -> Any:
