@@ -37,6 +37,7 @@ def without(monkeypatch, *packages):
             monkeypatch.delitem(sys.modules, name)
     for package in packages:
         monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr("xconv.backend.cuda.driver_version", lambda: 13020)  # where there is none, that is told first
 
 
 class Broken(NumpyBackend):
@@ -104,7 +105,7 @@ def test_auto_comes_down_to_numpy(monkeypatch, capsys):
     ("name", "reason", "fix"),
     [
         ("numba", "numba is not installed", "pip install numba"),
-        ("cupy", "CuPy is not installed", 'pip install "xconv[cuda13]"'),
+        ("cupy", "CuPy is not installed", 'pip install "xconv[cudnn13]"'),
     ],
 )
 def test_a_backend_that_is_not_installed_is_refused(monkeypatch, capsys, name, reason, fix):

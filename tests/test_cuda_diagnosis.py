@@ -13,6 +13,7 @@ import pytest
 from tests import standin
 from tests.standin import cudnn, device, module
 from xconv import backend as backends
+from xconv.backend import cuda
 from xconv.errors import BackendError
 
 pytestmark = pytest.mark.skipif(bool(standin.MISSING), reason=f"stand-in: {standin.MISSING}")
@@ -106,12 +107,63 @@ def test_each_cause_is_told_apart(fake, cause):
     assert re.search(fix, error.fix)
 
 
-def test_cupy_missing_or_broken(fake, tmp_path, monkeypatch):
-    assert diagnosed(None).reason == "CuPy is not installed"
-    assert diagnosed(None).fix.startswith('pip install "xconv[cuda13]"')
+@pytest.mark.parametrize(
+    ("driver", "reason", "fix"),
+    [
+        (0, "there is no NVIDIA driver, and CuPy is not installed",
+         r'^install one from https://www\.nvidia\.com/drivers .*; then pip install "xconv\[cudnn13\]", or cudnn12'),
+        (11080, "the NVIDIA driver is for CUDA 11.8, and CuPy is not installed", "^update the driver; then pip "),
+        (12040, "CuPy is not installed", r'^pip install "xconv\[cudnn12\]"$'),
+        (13020, "CuPy is not installed", r'^pip install "xconv\[cudnn13\]"$'),
+    ],
+)  # fmt: skip
+def test_what_is_to_be_installed_first(fake, monkeypatch, driver, reason, fix):
+    """Without CuPy the driver's own library says whether there is a driver, and for which CUDA."""
+    monkeypatch.setattr(cuda, "driver_version", lambda: driver)
+    error = diagnosed(None)
+    assert error.reason == reason and re.search(fix, error.fix)
+
+
+def test_the_driver_is_asked_without_cupy(monkeypatch):
+    asked = []
+
+    class Library:
+        @staticmethod
+        def cuDriverGetVersion(pointer):
+            pointer._obj.value = 12040
+            return 0
+
+    def load(name):
+        asked.append(name)
+        if name == "libcuda.so.1":
+            raise OSError("cannot open shared object file")
+        return Library
+
+    monkeypatch.setattr(cuda.ctypes, "CDLL", load)
+    monkeypatch.setattr(cuda.os, "name", "posix")
+    assert cuda.driver_version() == 12040 and asked == ["libcuda.so.1", "libcuda.so"]
+    monkeypatch.setattr(cuda.ctypes, "CDLL", _raise(OSError("cannot open shared object file")))
+    assert cuda.driver_version() == 0
+
+
+def test_another_gpu_is_called_by_its_name(fake, monkeypatch, run):
+    monkeypatch.setattr(backends, "_made", {})
+    with standin.modules(_cupy_that(cuda__runtime__driverGetVersion=lambda: 0), None):
+        for name, told in (("cupy:1", "'cupy:1'"), ("cupy:0", "'cupy'"), ("cupy", "'cupy'")):
+            with pytest.raises(BackendError) as caught:
+                backends.get_backend(name)
+            error = caught.value
+            assert str(error) == f"backend {told} cannot run here: {error.reason}; {error.fix}"
+            assert (error.reason, error.version) == ("there is no NVIDIA driver", "cupy 14.2.0")
+        code, _, err = run("train", "--backend", "cupy:1")
+    standin.state.module = fake.xp
+    assert code == 2 and "backend 'cupy:1' cannot run here: there is no NVIDIA driver" in err
+
+
+def test_cupy_broken(fake, tmp_path, monkeypatch):
     for text, expected in [
         ("raise ImportError('=====\\nlibcudart.so.13: cannot open\\n=====')", "cannot be imported: libcudart.so.13"),
-        ("import no_such_module", "needs no_such_module"),
+        ("import no_such_module", "no_such_module, which CuPy needs, is not installed"),
     ]:
         (tmp_path / "cupy.py").write_text(text)
         monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
@@ -140,7 +192,7 @@ def no_cublas():
 
 EVERY = {
     **{cause: (lambda cause=cause: (_cupy_that(**CAUSES[cause][0]), None), *CAUSES[cause][1:]) for cause in CAUSES},
-    "no cupy": (lambda: (None, None), "CuPy is not installed", r"xconv\[cuda13\]"),
+    "no cupy": (lambda: (None, None), "CuPy is not installed", r"xconv\[cudnn1[23]\]"),
     "no cublas": (lambda: (_cupy_that(), no_cublas()), "cuBLAS, CUDA's matrix library, was not found", r"\[ctk\]"),
 }
 

@@ -270,7 +270,7 @@ def test_fit_goes_on_in_halves_and_says_so_once(cupy):
     calls = []
     inner = model._recorded
     model._recorded = type(inner)()
-    model._recorded.ask(False)
+    model._recorded.ask(model, False)
     step = type(inner).__call__
 
     def counted(self, *given):

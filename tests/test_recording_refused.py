@@ -202,11 +202,21 @@ def test_settings(backend):
         return
     assert model.recording == f"eager: backend {backend.name!r} records no steps"
     train(model, 1)  # without a word
-    model.compile(model.optimizer, record=True)
-    before = state(model)
+    before, rule = state(model), model.optimizer
     with pytest.raises(RecordingError, match=f"{backend.name!r} records no steps.*Received: record=True"):
+        model.compile("adam", record=True)
+    assert model.optimizer is rule
+    train(model, 2, first=1)  # as it was
+    assert state(model) != before
+
+
+@pytest.mark.skipif(bool(standin.MISSING), reason=f"stand-in: {standin.MISSING}")
+def test_a_model_that_moves_to_where_nothing_is_recorded():
+    model = book(standin.install())
+    model.compile(model.optimizer, record=True)
+    model.to("numpy")
+    with pytest.raises(RecordingError, match=r"'numpy' records no steps.*Received: record=True"):
         train(model)
-    assert state(model) == before
 
 
 # ---------------------------------------------------------------------- threads

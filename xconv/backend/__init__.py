@@ -14,9 +14,16 @@ from typing import Any
 import numpy as np
 
 from xconv.backend.base import Array, Backend, Need
+from xconv.backend.gpu_memory import limit_bytes
+from xconv.backend.precision import asked_precision
+from xconv.backend.threads import asked_threads
+from xconv.backend.workspace import workspace_bytes
 from xconv.errors import BackendError, XconvError, described
 
-__all__ = ["NAMES", "Array", "Backend", "BackendInfo", "Need", "backend_of", "backends", "get_backend", "is_name"]
+__all__ = [
+    "NAMES", "Array", "Backend", "BackendInfo", "Need", "backend_of", "backends", "check_settings", "get_backend",
+    "is_name",
+]  # fmt: skip
 
 _CLASSES = {
     "cupy": ("xconv.backend.cupy_backend", "CupyBackend"),
@@ -53,6 +60,11 @@ def is_name(name: Any) -> bool:
     return isinstance(name, str) and (name in _CLASSES or _ON_A_DEVICE.fullmatch(name) is not None)
 
 
+def check_settings() -> None:
+    """ConfigError where a setting that some backend reads, $XCONV_..., cannot be: whichever backend is to run."""
+    asked_precision(), asked_threads(), workspace_bytes(), limit_bytes(1 << 62)
+
+
 def _make(name: str) -> Backend:
     """The one instance of a backend, made and proved on first use; on CuPy the one of each device."""
     found = _ON_A_DEVICE.fullmatch(name)
@@ -60,10 +72,16 @@ def _make(name: str) -> Backend:
     name = f"{kind}:{device}" if device else kind
     with _lock:
         if name not in _made:
+            check_settings()
             module, cls = _CLASSES[kind]
             try:
                 backend: Backend = getattr(import_module(module), cls)(*((device,) if device else ()))
                 prove(backend)
+            except BackendError as error:
+                if name == kind or error.reason is None:
+                    raise
+                told = f"backend {name!r} cannot run here: {error.reason}; {error.fix}"  # this GPU, not the first
+                raise BackendError(told, reason=error.reason, fix=error.fix, version=error.version) from error
             except (XconvError, Warning):  # a warning, where warnings are errors, tells its own story
                 raise
             except Exception as error:
@@ -104,7 +122,8 @@ def get_backend(name: str | Backend | None = None) -> Backend:
 
     None means $XCONV_BACKEND, or "auto" where that is not set. A backend that is named either runs or raises
     BackendError with the cause and the fix; "auto" says on stderr, once, what it chose and why. ConfigError where a
-    setting that a backend reads, $XCONV_NUM_THREADS, $XCONV_PRECISION or $XCONV_WORKSPACE, is wrong.
+    setting that some backend reads, $XCONV_GPU_MEMORY, $XCONV_NUM_THREADS, $XCONV_PRECISION or $XCONV_WORKSPACE, cannot
+    be.
     """
     if isinstance(name, Backend):
         return name

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 from typing import Any, NoReturn
 
 from xconv.errors import BackendError
 
 _NO_DEVICE, _DRIVER_TOO_OLD = 100, 35  # cudaErrorNoDevice, cudaErrorInsufficientDriver
-INSTALL = 'pip install "xconv[cuda13]"'
+_NO_DRIVER = "there is no NVIDIA driver"
+_DRIVER = (
+    "install one from https://www.nvidia.com/drivers (in a container: start it with --gpus all); "
+    "`nvidia-smi` must list a GPU"
+)
 
 
 def dotted(version: int) -> str:
@@ -24,18 +30,41 @@ def refuse(reason: str, fix: str, version: str | None = None, cause: BaseExcepti
     raise BackendError(message, reason=reason, fix=fix, version=version) from cause
 
 
+def driver_version() -> int:
+    """The newest CUDA that the NVIDIA driver runs, 13020 for 13.2, asked without CuPy; 0 where there is no driver."""
+    for name in ("nvcuda.dll",) if os.name == "nt" else ("libcuda.so.1", "libcuda.so"):
+        version = ctypes.c_int()
+        try:
+            if ctypes.CDLL(name).cuDriverGetVersion(ctypes.byref(version)) == 0:
+                return version.value
+        except (OSError, AttributeError):
+            pass
+    return 0
+
+
+def _without_cupy(missing: str, cause: BaseException) -> NoReturn:
+    """What is to be installed first: nothing else helps without a driver, which also says for which CUDA."""
+    driver, install = driver_version(), 'pip install "xconv[cudnn13]"'  # CuPy, CUDA's libraries and cuDNN
+    if driver == 0:
+        refuse(f"{_NO_DRIVER}, and {missing}", f"{_DRIVER}; then {install}, or cudnn12 for CUDA 12", cause=cause)
+    if driver < 12000:
+        old = f"the NVIDIA driver is for CUDA {dotted(driver)}, and {missing}"
+        refuse(old, f"update the driver; then {install}", cause=cause)
+    refuse(missing, install if driver >= 13000 else install.replace("13", "12"), cause=cause)
+
+
 def usable_cupy(device: int = 0) -> tuple[Any, int]:
     """The module cupy, once driver, device, compiler and headers have proved to be there; how many GPUs it sees."""
     try:
         import cupy
     except ModuleNotFoundError as error:
-        if error.name != "cupy":
-            refuse(f"CuPy needs {error.name}, which is not installed", INSTALL, cause=error)
-        refuse("CuPy is not installed", f"{INSTALL} (or xconv[cuda12] for a CUDA 12 driver)", cause=error)
+        what = "CuPy" if error.name == "cupy" else f"{error.name}, which CuPy needs,"
+        _without_cupy(f"{what} is not installed", error)
     except ImportError as error:
         lines = [line.strip("= ") for line in str(error).splitlines()]
         why = " ".join(line for line in lines if line)
-        refuse(f"CuPy cannot be imported: {why}", f"pip install --force-reinstall {INSTALL.split()[-1]}", cause=error)
+        extra = "cuda12" if 0 < driver_version() < 13000 else "cuda13"
+        refuse(f"CuPy cannot be imported: {why}", f'pip install --force-reinstall "xconv[{extra}]"', cause=error)
     version = f"cupy {cupy.__version__}"
     devices = _check_driver(cupy, version)
     if device >= devices:
@@ -55,12 +84,7 @@ def _check_driver(cupy: Any, version: str) -> int:
     runtime = cupy.cuda.runtime
     driver, built_for = runtime.driverGetVersion(), runtime.runtimeGetVersion()
     if driver == 0:
-        refuse(
-            "there is no NVIDIA driver",
-            "install one from https://www.nvidia.com/drivers (in a container: start it with --gpus all); "
-            "`nvidia-smi` must list a GPU",
-            version,
-        )
+        refuse(_NO_DRIVER, _DRIVER, version)
     old = f"the NVIDIA driver is for CUDA {dotted(driver)}"
     update = f'update the driver, or pip install "xconv[cuda{driver // 1000}]" in place of cuda{built_for // 1000}'
     if driver // 1000 < built_for // 1000:

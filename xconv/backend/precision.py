@@ -19,6 +19,17 @@ from xconv.errors import ConfigError, described
 PRECISIONS = ("float32", "tf32", "bf16")
 
 
+def asked_precision() -> str:
+    """$XCONV_PRECISION, or "float32"; ConfigError where it is none of the three."""
+    return _known(os.environ.get("XCONV_PRECISION") or "float32", "XCONV_PRECISION")
+
+
+def _known(name: str, what: str) -> str:
+    if name not in PRECISIONS:
+        raise ConfigError(f"{what} must be one of {', '.join(map(repr, PRECISIONS))}. Received: {described(name)}")
+    return name
+
+
 class Precision(Arrays):
     """Part of Backend: the switch `backend.precision`."""
 
@@ -26,7 +37,7 @@ class Precision(Arrays):
 
     def __init__(self) -> None:
         super().__init__()
-        self._set(os.environ.get("XCONV_PRECISION") or "float32", "XCONV_PRECISION", "unset it")
+        self._set(asked_precision(), "XCONV_PRECISION", "unset it")
 
     @property
     def precision(self) -> str:
@@ -38,9 +49,7 @@ class Precision(Arrays):
         self._set(name, "precision", 'leave it at "float32"')
 
     def _set(self, name: str, what: str, cure: str) -> None:
-        if name not in PRECISIONS:
-            raise ConfigError(f"{what} must be one of {', '.join(map(repr, PRECISIONS))}. Received: {described(name)}")
-        if name not in self.precisions:
+        if _known(name, what) not in self.precisions:
             raise ConfigError(
                 f"{what}: backend {self.name!r} computes float32 arrays in float32 alone; {cure}, or take backend "
                 f"'cupy', which has tensor cores to use. Received: {described(name)}"

@@ -22,21 +22,27 @@ def default_threads() -> int:
     for one another. A `Team` takes any number.
     """
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    asked = os.environ.get("XCONV_NUM_THREADS")
-    if not asked:
-        return usable
-    if not asked.isdecimal() or int(asked) < 1:
-        raise ConfigError(
-            f"XCONV_NUM_THREADS must be an integer >= 1, or unset to use every processor. Received: {asked!r}"
-        )
-    if int(asked) > usable:
+    asked = asked_threads()
+    if asked is not None and asked > usable:
         warnings.warn(
-            f"XCONV_NUM_THREADS is {int(asked)}, more than the processors this process may use; {usable} is taken "
+            f"XCONV_NUM_THREADS is {asked}, more than the processors this process may use; {usable} is taken "
             "instead, since threads that share a processor slow each other down",
             RuntimeWarning,
             stacklevel=3,
         )
-    return min(int(asked), usable)
+    return usable if asked is None else min(asked, usable)
+
+
+def asked_threads() -> int | None:
+    """$XCONV_NUM_THREADS, or None where it is not set."""
+    asked = os.environ.get("XCONV_NUM_THREADS")
+    if not asked:
+        return None
+    if not asked.isdecimal() or int(asked) < 1:
+        raise ConfigError(
+            f"XCONV_NUM_THREADS must be an integer >= 1, or unset to use every processor. Received: {asked!r}"
+        )
+    return int(asked)
 
 
 class Team:

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import click
 
-from xconv.backend import BackendInfo
+from xconv.backend import BackendInfo, check_settings
 from xconv.backend import backends as find_backends
 from xconv.backend.workspace import shown
 from xconv.cli.console import print_json, print_table
@@ -21,14 +21,17 @@ def backends(names: tuple[str, ...], as_json: bool) -> None:
 
     A backend is usable when one of its kernels and one matrix product ran and gave the right result. "workspace" is
     the most memory that an operation takes beside its arguments and results ($XCONV_WORKSPACE). With NAMEs, such as
-    cupy or cupy:1, those alone, and exit code 1 where one of them is not usable.
+    cupy or cupy:1, those alone, and exit code 1 where one of them is not usable, or none at all. A setting that cannot
+    be, such as $XCONV_PRECISION, is a mistake of its own, with exit code 2.
     """
+    check_settings()
     found = find_backends(names or None)
     if as_json:
         print_json([asdict(info) for info in found])
     else:
         _print(found)
-    if names and not all(info.usable for info in found):
+    usable = [info.usable for info in found]
+    if not any(usable) or (names and not all(usable)):
         click.get_current_context().exit(1)
 
 

@@ -23,6 +23,15 @@ from xconv.models.step import Steps
 from xconv.optimizers import Optimizer
 from xconv.shapes import positive
 
+EXPECTED = "expected optimizer, loss, metrics, loss_weights or record"
+KERAS = {  # what Keras's compile takes besides, and what xconv has instead
+    "run_eagerly": "record=False runs training steps operation by operation",
+    "steps_per_execution": "steps follow one another without waiting as it is, and are recorded with record=True",
+    "jit_compile": "kernels are compiled before the first step as it is",
+    "auto_scale_loss": "losses need no scaling, as gradients are float32 or float64 whatever the precision",
+    "weighted_metrics": "metrics are not weighted; give them as metrics",
+}
+
 
 class Objective(Inference):
     """A network with losses and metrics. `Model` is one that can be trained too."""
@@ -52,6 +61,7 @@ class Objective(Inference):
         loss_weights: Any = None,
         *,
         record: bool | None = None,
+        **others: Any,
     ) -> None:
         """Say how it is trained. `loss`, `metrics` and `loss_weights` are as in Keras: one for all outputs, a list in
         their order, or a dict by output name. Without a loss, an earlier call's loss and metrics stay.
@@ -61,6 +71,8 @@ class Objective(Inference):
         what Python does in a step is done while it is recorded, and never again. True says that it may be, and makes it
         an error where steps are not recorded. `model.recording` tells what became of it.
         """
+        for name in others:
+            raise ConfigError(f"compile: no such argument: {KERAS.get(name, EXPECTED)}. Received: {name}")
         rule, asked, found = optimizers.get(optimizer), self._asked, None
         if loss is not None:
             asked = loss, metrics, loss_weights
@@ -68,7 +80,7 @@ class Objective(Inference):
             raise ConfigError("compile: metrics and loss_weights need a loss. Received: loss=None")
         if self._graph is not None and asked[0] is not None:
             found = heads(self._graph, *asked)
-        self._recorded.ask(record)
+        self._recorded.ask(self, record)
         self.optimizer, self._asked, self._heads = rule, asked, found  # all or nothing
         self._totals = None
 

@@ -16,6 +16,7 @@ from xconv.layers import REGISTRY, Layer
 
 if TYPE_CHECKING:
     from xconv.models.model import Model
+    from xconv.models.objective import Objective
 
 MOST = 4  # recordings of one model, each of other shapes and with memory of its own
 _PATIENCE = 3  # recordings begun in vain, one after the other
@@ -60,10 +61,12 @@ class Steps:
         self._verdict: str | None = None  # why not, "" where nothing is in the way
         self._until_told = 0  # steps until the user hears of it
 
-    def ask(self, record: Any) -> None:
-        """The setting `record`."""
+    def ask(self, model: Objective, record: Any) -> None:
+        """The setting `record`; RecordingError where it is True and the model's backend records nothing."""
         if record is not None and not isinstance(record, bool):
             raise ConfigError(f"compile: record must be True, False or None. Received: {described(record)}")
+        if record and model.backend.recorder() is None:
+            raise _unrecorded(model, f"backend {model.backend.name!r} records no steps")
         self.asked = record
         self.forget()
 
@@ -191,10 +194,7 @@ class Steps:
 
     def _insist(self, model: Model) -> None:
         if self.asked:
-            raise RecordingError(
-                f"{model.name}: the training step was to be recorded, and is not: {self._why_not(model)}; "
-                "compile(record=None) records where it can be. Received: record=True"
-            )
+            raise _unrecorded(model, self._why_not(model))
 
     def _warn(self, why: str) -> None:
         if not self._warned:
@@ -242,6 +242,13 @@ class _Values(Sequence[Array]):
             )
         found = self._shape.recording.result[index]
         return [value.copy() for value in found] if isinstance(index, slice) else found.copy()
+
+
+def _unrecorded(model: Objective, why: str) -> RecordingError:
+    return RecordingError(
+        f"{model.name}: the training step was to be recorded, and is not: {why}; "
+        "compile(record=None) records where it can be. Received: record=True"
+    )
 
 
 def _arrays(xs: Sequence[Array], ts: Sequence[Array], weights: Array | None) -> list[Array]:
