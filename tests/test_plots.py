@@ -489,11 +489,17 @@ def test_the_suffix_names_the_format(tmp_path, name, start):
 
 
 def test_a_picture_is_sharp_and_whole(tmp_path):
-    plots.save_confusion(tmp_path / "c.png", T, P, ["a very long name of a class", "b", "c"])
-    with Image.open(tmp_path / "c.png") as image:
-        assert image.info["dpi"] == pytest.approx((150, 150), abs=1)
-        shown = np.asarray(image.convert("L"))
-    assert min(edge.min() for edge in (shown[0], shown[-1], shown[:, 0], shown[:, -1])) == 255  # nothing is cut off
+    plots.save_confusion(tmp_path / "matrix.png", T, P, ["a very long name of a class", "b", "c"])
+    plots.save_filters(
+        tmp_path / "filters.png", np.random.default_rng(0).normal(size=(20, 5, 7, 7))
+    )  # taller than wide
+    for name in ("matrix.png", "filters.png"):
+        with Image.open(tmp_path / name) as image:
+            assert image.info["dpi"] == pytest.approx((150, 150), abs=1)
+            shown = np.asarray(image.convert("L"))
+        assert min(edge.min() for edge in (shown[0], shown[-1], shown[:, 0], shown[:, -1])) == 255, (
+            name
+        )  # nothing cut off
 
 
 def test_files_are_whole_or_absent(tmp_path, monkeypatch):

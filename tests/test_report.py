@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import xconv
 from xconv import plots, report
@@ -169,6 +170,16 @@ def test_networks_of_other_kinds_keep_what_there_is(tmp_path):
     assert "a convolution" in undrawn["filters.png"] and "tells classes apart" in undrawn["confusion.png"]
     shown = page(tmp_path)
     assert len(shown.images) == 1 and "a convolution" in shown.text
+
+
+def test_examples_that_are_read_when_needed(tmp_path, kept):
+    raw, t = np.random.default_rng(1).integers(0, 256, (40, 8, 8, 1), np.uint8), np.arange(40) % 3
+    for name, x in (("bytes", xconv.data.Pixels(raw)), ("floats", raw / 255)):
+        (tmp_path / name).mkdir()
+        assert report.keep_pictures(tmp_path / name, kept[1], test=(x, t)) == {}
+    for name in ("features.png", "predictions.png", "confusion.png"):
+        shown = [np.asarray(Image.open(tmp_path / kind / name)) for kind in ("bytes", "floats")]
+        assert np.array_equal(*shown), name
 
 
 def test_values_that_json_lacks(tmp_path):

@@ -117,7 +117,7 @@ def _text(path: Path) -> str:
 
 
 def read_about(path: Path) -> dict[str, Any]:
-    """What a run.json tells, entries that are null left out; FileError where it is damaged or of more than a megabyte."""
+    """What a run.json tells, without entries that are null; FileError where it is damaged, or above a megabyte."""
     text = _text(path)
     cure = "; 'xconv train --out' writes it anew, and a report can be made without it"
     try:

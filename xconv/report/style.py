@@ -46,6 +46,7 @@ summary { cursor: pointer; color: var(--accent); }
 footer { margin-top: 3.5rem; padding-top: 0.9rem; border-top: 1px solid var(--line); color: var(--soft);
   font-size: 0.9rem; }
 @media (max-width: 40rem) { body { padding: 1.25rem 0.9rem 3rem; } h1 { font-size: 1.6rem; }
-  figure img { max-width: none; width: 40rem; } table.facts th { min-width: 7rem; } }
+  figure img { max-width: none; width: 40rem; } table.facts th { min-width: 7rem; }
+  th, td { padding-right: 0.8rem; } table.layers { font-size: 0.8rem; } }
 @media print { body { max-width: none; padding: 0; } figure, table { break-inside: avoid; } h2 { break-after: avoid; } }
 """.strip()
