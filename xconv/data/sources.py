@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import mmap
+import os
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from xconv.errors import ConfigError, DTypeError, ShapeError, described
-
-HELD = 1 << 26  # bytes of a mapping that may lie in this process's memory before they are given back
-_AROUND = 1 << 16  # bytes that Linux maps around the one that is asked for, where they are in its cache
+from xconv.errors import ConfigError, DTypeError, FileError, ShapeError, described
 
 
 class Source(ABC):
@@ -106,57 +105,109 @@ class _Part(Source):
 class MappedSource(Source):
     """An np.memmap of any layout, left on disk: what np.memmap objects become that a model is given.
 
-    The system is told of all examples of a batch before the first is touched, so that it fetches them together and
-    nothing around them (measured on random examples of 12 KB that were on disk only: 2.5 ms a hundred instead of 22).
-    Pages that were read count as this process's memory while they are mapped: they are given back each time they may
-    have come to `HELD` bytes. The system keeps them as its cache, while it has room. A mapping of mode "c" gives none
-    back, since what was written to it would be lost.
+    Examples are read from its file, past the mapping: pages of a mapping count as this process's memory once they are
+    touched, and with each example come its neighbours (up to 1 MB on recent Linux; training from 2 GB so took 1.2). The
+    system is told of all examples of a batch before it is asked for the first, so that it fetches them together and
+    nothing around them (examples of 12 KB that are on disk only: 2.5 ms a hundred, and 8 without). Where nobody can say
+    which file it is (it was deleted; not on Linux), or the mapping may differ from it (mode "c"), or the bytes of an
+    example lie scattered, they are read by the mapping, whose pages are then given back, unless what was written to it
+    would be lost.
     """
 
     def __init__(self, array: np.ndarray) -> None:
         owner = _memmap(array)
         if owner is None or not array.ndim:
             raise ConfigError(f"MappedSource: expected an np.memmap of examples. Received: {described(array)}")
-        mapping: mmap.mmap = owner._mmap  # type: ignore[attr-defined]
-        self._plain = array.view(np.ndarray)
-        self.shape, self.dtype = array.shape, array.dtype
-        self._mapping, self._private = mapping, owner.mode == "c"
-        self._mapped = 0  # bytes, at most, since pages were given back
-        self._span = self._at = 0
-        if array.size:
-            low, high = np.lib.array_utils.byte_bounds(self._plain[:1])
-            self._span = high - low
-            self._at = low - np.frombuffer(mapping, np.uint8).__array_interface__["data"][0]
+        self._mapping: mmap.mmap = owner._mmap  # type: ignore[attr-defined]
+        self._array, self.shape, self.dtype = array.view(np.ndarray), array.shape, array.dtype
+        self._private = owner.mode == "c"
+        self._file: _File | None = None
+        row = self._array[:1]
+        low, high = np.lib.array_utils.byte_bounds(row)
+        self._span = high - low  # bytes from the first to the last of one example
+        if row.size and self._span <= 2 * row.nbytes and not self._private:
+            self._file = _file_of(low)
+            self._within = row.__array_interface__["data"][0] - low
 
     def read(self, indices: np.ndarray) -> np.ndarray:
-        self._fetch(indices)
-        given = self._plain[indices]
-        self._mapped += len(indices) * (self._span + _AROUND)
-        if self._mapped > HELD and not self._private:
-            self._advise("MADV_DONTNEED")
-            self._mapped = 0
-        return given
+        if self._file is None:
+            given = self._array[indices]
+            if not self._private and hasattr(self._mapping, "madvise"):
+                self._mapping.madvise(mmap.MADV_DONTNEED)
+            return given
+        step = self._array.strides[0]
+        buffer = np.empty((len(indices), self._span), np.uint8)
+        self._file.read(_runs(indices, step == self._span), step, buffer)
+        shape, strides = (len(indices), *self.shape[1:]), (self._span, *self._array.strides[1:])
+        return np.ascontiguousarray(np.ndarray(shape, self.dtype, buffer, self._within, strides))
 
     def __getitem__(self, part: slice) -> Source:
         first, last = self._ends(part)
-        return MappedSource(self._plain[first:last])
+        return MappedSource(self._array[first:last])
 
-    def _fetch(self, indices: np.ndarray) -> None:
-        """Ask for the bytes of these examples, where each one's lie together."""
-        step = self._plain.strides[0]
-        if not len(indices) or self._span > 2 * self._plain[:1].nbytes or step < self._span:
-            return
-        ends = np.flatnonzero(np.diff(indices) != 1)
-        firsts = indices[np.concatenate(([0], ends + 1))]
-        lasts = indices[np.concatenate((ends, [len(indices) - 1]))]
-        for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True):
-            start = self._at + first * step
-            page = start // mmap.PAGESIZE * mmap.PAGESIZE
-            self._advise("MADV_WILLNEED", page, self._at + last * step + self._span - page)
 
-    def _advise(self, what: str, *where: int) -> None:
-        if hasattr(self._mapping, "madvise") and hasattr(mmap, what):  # not on Windows
-            self._mapping.madvise(getattr(mmap, what), *where)
+def _runs(indices: np.ndarray, together: bool) -> list[tuple[int, int]]:
+    """The first of consecutive numbers, and how many they are; each by itself where they do not lie `together`."""
+    if not together:
+        return [(i, 1) for i in indices.tolist()]
+    ends = np.flatnonzero(np.diff(indices) != 1) + 1
+    if not len(indices):
+        return []
+    starts = [0, *ends.tolist()]
+    return [(int(indices[a]), b - a) for a, b in zip(starts, [*starts[1:], len(indices)], strict=True)]
+
+
+class _File:
+    """A file opened for reading, with the place where example 0 begins."""
+
+    def __init__(self, path: str, start: int) -> None:
+        self._path, self._start = path, start
+        self._handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_handle"):
+            os.close(self._handle)
+
+    def read(self, runs: list[tuple[int, int]], step: int, buffer: np.ndarray) -> None:
+        """Runs of examples, so many bytes from one to the next, into buffer[n, bytes of one]; FileError if it ends."""
+        span = buffer.shape[1]
+        for first, count in runs:
+            os.posix_fadvise(self._handle, self._start + first * step, count * span, os.POSIX_FADV_WILLNEED)
+        row = 0
+        for first, count in runs:
+            place, left = self._start + first * step, buffer[row : row + count].reshape(-1).data
+            row += count
+            while left:
+                try:
+                    got = os.preadv(self._handle, [left], place)
+                except OSError as error:
+                    raise FileError(f"{self._path}: example {first} cannot be read: {error}") from error
+                if not got:
+                    raise FileError(
+                        f"{self._path}: expected {len(left)} more bytes of example {first} at {place}. Received: the "
+                        "end of the file, which was longer when it was mapped"
+                    )
+                place, left = place + got, left[got:]
+
+
+def _file_of(address: int) -> _File | None:
+    """The file that is mapped at an address, from the byte there on; None where the system does not say."""
+    try:
+        lines = Path("/proc/self/maps").read_text(errors="surrogateescape").splitlines()
+    except OSError:  # not Linux
+        return None
+    for line in lines:
+        span, _, offset, _, _, *path = line.split(maxsplit=5)
+        low, high = (int(end, 16) for end in span.split("-"))
+        if low <= address < high:
+            # The name is the file's present one, or says that it has none.
+            if not path or not path[0].startswith("/") or path[0].endswith(" (deleted)"):
+                return None
+            try:
+                return _File(path[0].replace("\\012", "\n"), int(offset, 16) + address - low)
+            except OSError:
+                return None
+    return None
 
 
 class Pixels(Source):
