@@ -25,6 +25,7 @@ from xconv.data.picture import MODES
 from xconv.errors import ShapeError
 from xconv.models import Model
 from xconv.models.summary import facts
+from xconv.plots import as_probabilities
 
 
 @click.command()
@@ -82,7 +83,7 @@ def predict(file: Path, images: tuple[Path, ...], invert: bool, top: int, backen
     """
     net = named_or_file(str(file), backend, trained=True)
     x = np.stack([picture(path, net, invert) for path in images])
-    probabilities = _probabilities(net, x)
+    probabilities = as_probabilities(net.predict(x), net.name)
     trained = trained_on(file, probabilities.shape[1])
     if not invert and picture_shape(net)[2] == 1 and not trained.on_pictures:
         bright = [path for path, image in zip(images, x, strict=True) if image.mean() > 0.5]
@@ -120,14 +121,3 @@ def picture(path: Path, net: Model, invert: bool = False) -> np.ndarray:
 
 def _name(trained: Trained, k: int) -> dict[str, str]:
     return {} if trained.classes is None else {"name": trained.classes[k]}
-
-
-def _probabilities(net: Model, x: np.ndarray) -> np.ndarray:
-    """The network's output, through a softmax where it gives logits: rows that are no probabilities already."""
-    y = net.predict(x).astype(np.float64)
-    if y.ndim != 2 or y.shape[1] < 2:
-        raise ShapeError(f"{net.name}: expected a network that tells classes apart. Received: outputs {y.shape[1:]}")
-    if (y >= 0).all() and np.allclose(y.sum(axis=1), 1, atol=1e-3):
-        return y
-    e = np.exp(y - y.max(axis=1, keepdims=True))
-    return e / e.sum(axis=1, keepdims=True)
