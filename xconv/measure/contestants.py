@@ -75,7 +75,7 @@ class Network:
                 config["filters"] = max(1, round(layer.filters * filters / first))
             kind: Any = type(layer)
             layers.append(kind(**config, name=layer.name))
-        settings = {"data_format": net.data_format, "backend": net.backend, "dtype": net.dtype}
+        settings: dict[str, Any] = {"data_format": net.data_format, "backend": net.backend, "dtype": net.dtype}
         made = Sequential(layers, input_shape=net.input_shape, **settings)
         logits = layers[-1].config().get("activation") is None
         assert net.optimizer is not None
