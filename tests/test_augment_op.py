@@ -59,6 +59,8 @@ def test_whole_pixels_are_the_very_pixels(backend, kind):
     mirror = (-ONE, 0, 5 * ONE, 0, ONE, 0, 0, 0, 0, 0)
     assert warped(backend, x, [mirror], fill).tobytes() == x[:, :, ::-1].tobytes()
     assert warped(backend, warped(backend, x, [mirror], fill), [mirror], fill).tobytes() == x.tobytes()
+    square, quarter = np.ascontiguousarray(x[:, :6]), (0, -ONE, 5 * ONE, ONE, 0, 0, 0, 0, 0, 0)
+    assert warped(backend, square, [quarter], fill).tobytes() == np.rot90(square, axes=(1, 2)).tobytes()
     for down, along in ((2, 0), (0, -3), (-1, 4), (9, 0), (0, -8)):
         moved = [(ONE, 0, -along * ONE, 0, ONE, -down * ONE, 0, 0, 0, 0)]
         expected = np.roll(x, (down, along), (1, 2))
