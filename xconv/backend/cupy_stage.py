@@ -11,6 +11,8 @@ import numpy as np
 
 from xconv.backend.saved import Array
 
+_NO_MEMORY = 2  # cudaErrorMemoryAllocation
+
 
 class Stage:
     """Pinned memory and as much on the device, for one batch at a time; two of them in turn never wait for a step.
@@ -52,5 +54,10 @@ class Stage:
 
 def _pinned(cuda: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     count = math.prod(shape)
-    memory = cuda.alloc_pinned_memory(max(1, count * dtype.itemsize))
+    try:
+        memory = cuda.alloc_pinned_memory(max(1, count * dtype.itemsize))
+    except cuda.runtime.CUDARuntimeError as error:
+        if error.status != _NO_MEMORY:
+            raise
+        raise MemoryError(f"no pinned memory of {count * dtype.itemsize} bytes: {error}") from error
     return np.frombuffer(memory, dtype, count).reshape(shape)

@@ -18,6 +18,7 @@ from xconv.layers import Context, Layer
 from xconv.models import files, guard, summary
 from xconv.models.network import listed
 from xconv.models.objective import Objective
+from xconv.models.rescue import told, with_room
 from xconv.models.step import Batch
 from xconv.models.training import Fit
 from xconv.parameters import Parameters
@@ -174,9 +175,14 @@ class Model(Objective):
     # ------------------------------------------------------------------ training
 
     def warm_up(self) -> float:
-        """Compile every kernel that training and prediction will use; returns the seconds it took."""
+        """Compile every kernel that training and prediction will use, on two examples; gives the seconds it took."""
         start = time.perf_counter()
-        graph = self.graph
+        cure = 'take a smaller network, free memory that others hold, or take backend="numba"'
+        with_room(self, self._warmed_up, "a training step of 2 examples, from which kernels are compiled,", cure)
+        return time.perf_counter() - start
+
+    def _warmed_up(self) -> None:
+        graph, _, _ = self.graph, self.totals, self._guard.on(self.backend)  # what the first step would make
         xs = self._here([np.zeros((2, *self._given_shape(i)), self.dtype) for i in graph.inputs])
         ts = [self.backend.asarray(head.example(2)) for head in self._compiled("warm_up")]
         with self.backend.running():
@@ -187,7 +193,6 @@ class Model(Objective):
             with self.backend.running():
                 self.optimizer.fresh().update(scratch, scratch.like())
         self.backend.synchronize()
-        return time.perf_counter() - start
 
     def fit(
         self,
@@ -247,7 +252,8 @@ class Model(Objective):
             augmentation,
         )
         run.validating_on(validation_data, validation_split, validation_batch_size, validation_steps)
-        return run()
+        with told(self, "fit"):
+            return run()
 
     def warn_if_dead(self, grads: Parameters, loss: float) -> None:
         """DeadNetworkWarning where a batch's gradients say that every ReLU of some layer is shut.

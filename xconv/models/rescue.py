@@ -1,4 +1,4 @@
-"""Out of memory: what is idle goes back, the work is tried again, at last in two halves, and else it is told what fits.
+"""Out of memory: what is idle goes back, the work is tried again, a step at last in two halves; else what fits is told.
 
 A training step changes nothing before its gradients are complete, so one that fails can be done again, or left undone.
 In halves a step gives the same mean of gradients, but for the order of sums. It is only cut where examples do not know
@@ -9,8 +9,9 @@ of one's own. Predictions can always be cut.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from xconv.backend import Array
 from xconv.backend.workspace import shown
@@ -22,6 +23,11 @@ from xconv.models.step import own_code
 if TYPE_CHECKING:
     from xconv.models.model import Model
     from xconv.models.network import Network
+
+
+SMALLER = "take a smaller batch_size"
+
+_Made = TypeVar("_Made")
 
 
 class Rescue:
@@ -41,7 +47,7 @@ class Rescue:
                     raise
                 except MemoryError:
                     pass  # in the handler the failed step's arrays would still be held
-                self._release(model)
+                release(model)
         why = undivided(model, n)
         if not why:
             try:
@@ -60,23 +66,50 @@ class Rescue:
                     )
                 self.most = n if self.most is None else min(n, self.most)
                 return values
-            self._release(model)
+            release(model)
         raise OutOfMemoryError(
             f"{model.name}: a training step of {n} examples does not fit into memory{why and ', nor can it be cut: '}"
             f"{why}; {_fits(model, n)}. The model is as it was before the step. Received: a batch of {n}"
         )
 
-    @staticmethod
-    def _release(model: Model) -> None:
-        model._recorded.forget()  # recordings hold memory of their own
-        model.backend.release()
+
+def release(model: Any) -> None:
+    """Give back what a model's backend keeps for reuse. Recordings hold memory of their own."""
+    model._recorded.forget()
+    model.backend.release()
+
+
+def with_room(model: Any, make: Callable[[], _Made], what: str, cure: str) -> _Made:
+    """make(), tried again once idle memory was given back; else OutOfMemoryError: `what` does not fit, and the cure."""
+    for _ in range(2):
+        try:
+            return make()
+        except OutOfMemoryError:
+            raise
+        except MemoryError as error:
+            told = str(error)  # in the handler what failed would still be held
+        release(model)
+    free = model.backend.free_bytes()
+    left = "" if free is None else f"; {shown(free)} are free"
+    raise OutOfMemoryError(f"{model.name}: {what} does not fit into memory{left}: {cure}. Received: {told}")
+
+
+@contextmanager
+def told(model: Any, what: str) -> Iterator[None]:
+    """Makes an OutOfMemoryError of any MemoryError: `what` ran out of it."""
+    try:
+        yield
+    except OutOfMemoryError:
+        raise
+    except MemoryError as error:
+        raise OutOfMemoryError(f"{model.name}: {what}: out of memory; {SMALLER}. Received: {error}") from error
 
 
 def _fits(model: Network, n: int) -> str:
     """What to do about a training step of n examples."""
     needed, free = training_step_bytes(model, n), model.backend.free_bytes()
     if free is None:
-        return f"it needs about {shown(needed)}: take a smaller batch_size"
+        return f"it needs about {shown(needed)}: {SMALLER}"
     most = fitting_batch(model, n - 1, free)
     told = f"it needs about {shown(needed)}, and {shown(free)} are free"
     return f"{told}: batch_size={most} would fit" if most else f"{told}, too little for a batch of 1, too"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from xconv.errors import ConfigError, DataError, NonFiniteError, described
 from xconv.layers import BatchNormalization
 from xconv.models.batches import Examples, Part, Stream, is_stream
 from xconv.models.feed import Augmented, Feed, feed
+from xconv.models.rescue import SMALLER, with_room
 from xconv.models.step import Batch
 from xconv.optimizers import Optimizer
 from xconv.shapes import positive
@@ -202,11 +204,12 @@ class Fit:
                 self._check_size(part.size, f"a batch of one example, at step {batch + 1} of epoch {epoch + 1}")
                 for watcher in self.watchers:
                     watcher.on_train_batch_begin(batch)
-                given = batches.batch(part, model.room(given, part.size))
+                make = partial(batches.batch, part, model.room(given, part.size))
+                given = with_room(model, make, f"a batch of {part.size} examples", SMALLER)
                 model.train_step(*given)
                 self.seen += part.size
                 self.history.steps += 1
-                del part  # its memory is the next one's
+                del part, make  # its memory is the next one's
                 logs = Logs(read)
                 for watcher in self.watchers:
                     watcher.on_train_batch_end(batch, logs)
@@ -221,7 +224,7 @@ class Fit:
         self.history.compile_seconds += recording
         self.history.trained(self.seen, time.perf_counter() - start - recording)
         last_loss = logs["loss"]
-        with backend.running():
+        with suppress(MemoryError), backend.running():  # that would be no reason to stop
             model.warn_if_dead(model._public_of(model._grads), last_loss)
         return dict(logs)
 

@@ -278,7 +278,11 @@ class Optimizer:
         if moved or any(name for name in self._state):
             self._by_name()
             before, self._state = self._state, {}
-            whole = self._state_of("", params.flat)
+            try:
+                whole = self._state_of("", params.flat)
+            except MemoryError:
+                self._state = before
+                raise
             fits = [n for n in before if n in params and all(a.size == params[n].size for a in before[n].values())]
             if before and not fits:
                 self._state = before
@@ -325,13 +329,12 @@ class Optimizer:
             self._place(arrays, backend)
 
     def _place(self, arrays: Mapping[str, Any], backend: Backend) -> None:
+        there = {key: backend.asarray(array) for key, array in arrays.items()}  # all, or out of memory and none
+        self._hyper = there.pop("hyper")
         self._backend, self._state, self._beside = backend, {}, None
-        for key, array in arrays.items():
+        for key, array in there.items():
             name, _, slot = key.rpartition(":")
-            if key == "hyper":
-                self._hyper = backend.asarray(array)
-            else:
-                self._state.setdefault(name, {})[slot] = backend.asarray(array)
+            self._state.setdefault(name, {})[slot] = array
 
     def state_arrays(self) -> dict[str, Array]:
         """The live arrays on the device: "hyper" and each slot, for arrays given by name as "name:slot"."""
