@@ -10,9 +10,11 @@ import pytest
 from tests import standin
 from tests.standin import device, state
 from tests.test_gpu_memory import N, T, X, limited, network
+from xconv import get_backend, optimizers
 from xconv.errors import OutOfMemoryError, OutOfMemoryWarning
 from xconv.models import feed
 from xconv.models.feed import ResidentFeed, StagedFeed
+from xconv.parameters import Parameters
 
 
 @pytest.fixture
@@ -135,6 +137,33 @@ def test_each_request_that_fails_in_fit(cupy, monkeypatch, way, lasting):
                 assert "Received: " in str(error)
     assert np.isfinite(run(model)).all()
     assert ended == ({"done", "told"} if lasting else {"done"})
+
+
+def test_an_optimizers_state_is_made_whole_or_not_at_all(cupy, monkeypatch):
+    """Moved here from the host, and from arrays by name to one flat buffer, whichever request fails."""
+    plain = get_backend("numpy")
+    values = {name: np.ones(3) for name in ("a", "b")}
+
+    def used():
+        rule, params = optimizers.Adam(0.1), Parameters(plain, dict.fromkeys(values, (3,)), "float64")
+        with monkeypatch.context() as patch:
+            patch.setenv("XCONV_BACKEND", "numpy")
+            rule.update(params, values)  # by name
+        return rule, params.to(cupy)
+
+    rule, params = used()
+    with monkeypatch.context() as patch:
+        count = failing(patch, lambda number, size: False)
+        rule.ready(params)
+    expected = {name: cupy.to_numpy(a).tobytes() for name, a in rule.state_arrays().items()}
+    assert count[0] > 4 and set(expected) == {"hyper", "m", "v"}
+    for k in range(1, count[0] + 1):
+        rule, params = used()
+        with monkeypatch.context() as patch, pytest.raises(MemoryError):
+            failing(patch, lambda number, size, k=k: number == k)
+            rule.ready(params)
+        rule.ready(params)
+        assert {name: cupy.to_numpy(a).tobytes() for name, a in rule.state_arrays().items()} == expected
 
 
 def test_memory_of_the_host_is_told_likewise(monkeypatch):
