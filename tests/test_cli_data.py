@@ -73,8 +73,8 @@ def test_a_folder_from_training_to_prediction(run, pictures, tmp_path):
     judged = one_json_line(out)
     assert code == 0 and judged["images"] == 12  # a fifth of each class: what training held out
     assert judged["loss"] == pytest.approx(result["test_loss"], rel=1e-4) and judged["accuracy"] == 1.0
-    (file.parent / "run.json").write_text(json.dumps({"classes": CLASSES, "data": {"name": "./pictures"}}))
-    assert "trained on pictures in './pictures': name them by --data" in mistake(run, "evaluate", str(file))
+    said = mistake(run, "evaluate", str(file))
+    assert f"was trained on pictures in './{pictures.name}': name them by --data" in said
     shown = [str(pictures / name / "3.png") for name in CLASSES]
     code, out, err = run("predict", str(file), *shown, "--backend", "numpy", "--json")
     assert code == 0 and "--invert" not in err  # not of MNIST's kind
@@ -179,14 +179,14 @@ def test_evaluate_takes_the_data_of_the_network(run, monkeypatch, tmp_path, colo
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("{", "Expecting"),
-        ("[]", "no JSON object"),
-        ('{"classes": "abc"}', "no list of class names"),
-        ('{"classes": ["a", 1, "c"]}', "no list of class names"),
-        ('{"classes": ["a", "b", "\\u001b[2J"]}', "no list of class names"),
-        ('{"classes": ["a", "b"]}', "2 class names for a network that knows 3"),
+        ("{", "expected JSON"),
+        ("[]", "expected a JSON object"),
+        ('{"classes": "abc"}', "expected a list of names. Received: 'abc'"),
+        ('{"classes": ["a", 1, "c"]}', "expected a list of names"),
+        ('{"classes": ["a", "b", "\\u001b[2J"]}', "expected a list of names"),
+        ('{"classes": ["a", "b"]}', "expected names of 3 classes. Received: 2"),
         ("[" * 100_000, "recursion"),
-        (" " * (1 << 20) + "{}", "a file of more than 1048576 bytes"),
+        (" " * (1 << 20) + "{}", "at most 1,048,576 bytes"),
     ],
     ids=["no JSON", "list", "string", "number", "escape", "few", "deep", "large"],
 )
@@ -194,7 +194,11 @@ def test_names_that_cannot_be_used_are_told_and_numbers_shown(run, pictures, col
     (colour.parent / "run.json").write_text(text)
     code, out, err = run("predict", str(colour), str(pictures / "bright" / "0.png"), "--backend", "numpy", "--json")
     assert code == 0 and [set(k) for k in one_json_line(out)[0]["classes"]] == [{"class", "probability"}] * 3
-    assert err.count("\n") == 1 and "run.json is not used, and classes are shown by number: " in err and why in err
+    assert (
+        err.count("\n") == 1
+        and "classes are shown by number, since what trained the network is not known: " in err
+        and why in err
+    )
 
 
 def test_without_a_run_beside_it_classes_are_numbers(run, pictures, colour):

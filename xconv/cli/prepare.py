@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +10,14 @@ from typing import Any
 import numpy as np
 
 from xconv import data as datasets
-from xconv import zoo
+from xconv import report, zoo
 from xconv.backend import get_backend
 from xconv.cli.console import notice
-from xconv.errors import ConfigError, FileError, ShapeError
+from xconv.errors import ConfigError, FileError, ShapeError, described
 from xconv.models import Model, load
 from xconv.optimizers import Optimizer
 from xconv.shapes import as_given, channels_first
 
-_MOST_BYTES = 1 << 20  # of a run.json
 _SHOWN = 12  # classes in a message
 Arrays = tuple[datasets.Pixels, np.ndarray, datasets.Pixels, np.ndarray]  # x_train, t_train, x_test, t_test
 
@@ -89,25 +87,20 @@ class Trained:
 
 def trained_on(file: Path, classes: int) -> Trained:
     """From the run.json that `xconv train` left beside the file of a network of so many classes; empty without one."""
-    path = file.parent / "run.json"
+    path = file.parent / report.RUN
     if not path.is_file():
         return Trained()
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise ValueError(f"a file of more than {_MOST_BYTES} bytes")
-        told = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(told, dict):
-            raise ValueError("no JSON object")
-        names, data = told.get("classes"), told.get("data")
+        told = report.read_about(path)
+        names, name = told.get("classes"), told.get("data", {}).get("name")
         if names is not None:
             if not isinstance(names, list) or not all(isinstance(name, str) and name.isprintable() for name in names):
-                raise ValueError("no list of class names")
+                raise FileError(f"{path}: classes: expected a list of names. Received: {described(names)}")
             if len(names) != classes:
-                raise ValueError(f"{len(names)} class names for a network that knows {classes}")
-    except (OSError, ValueError, RecursionError) as error:
-        notice(f"{path} is not used, and classes are shown by number: {error}")
+                raise FileError(f"{path}: expected names of {classes} classes. Received: {len(names)}")
+    except FileError as error:
+        notice(f"classes are shown by number, since what trained the network is not known: {error}")
         return Trained()
-    name = data.get("name") if isinstance(data, dict) else None
     return Trained(None if names is None else tuple(names), name if isinstance(name, str) else None)
 
 
