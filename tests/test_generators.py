@@ -30,6 +30,20 @@ def test_batches_train_as_the_arrays_do(backend, way):
     assert history.images == 2 * N and history.steps == 2 * STEPS
 
 
+def test_batches_are_augmented_by_their_places_in_the_epoch(backend):
+    def change(backend, x, *, seed, epoch, first, data_format):
+        return x + backend.asarray(np.arange(first, first + len(x)) * epoch + seed, x.dtype).reshape(-1, 1, 1, 1)
+
+    got = []
+    for given in ((X, T, BATCH), (for_ever(X, T),)):
+        model = network(backend)
+        steps = STEPS if len(given) == 1 else None
+        history = model.fit(*given, epochs=2, verbose=0, shuffle=False, steps_per_epoch=steps, augmentation=change)
+        got.append(ended(model, history))
+    plain = network(backend)
+    assert got[0] == got[1] != ended(plain, plain.fit(X, T, BATCH, 2, 0, shuffle=False))
+
+
 def test_evaluate_and_predict_take_batches(backend):
     model = network(backend)
     model.fit(X, T, BATCH, verbose=0)

@@ -221,13 +221,17 @@ def test_a_loss_that_is_not_finite_ends_the_thread():
 def test_an_error_in_evaluation_ends_the_thread(monkeypatch):
     model = small()
 
-    def fail(*given):
-        raise Interrupt
+    def fail(a, *more):
+        if threading.current_thread() is threading.main_thread():
+            raise Interrupt
+        return a
 
     monkeypatch.setattr(model, "_judged", fail)
-    with pytest.raises(Interrupt) as told:
-        model.evaluate(for_ever(X, T), steps=99)
-    assert not running(), told
+    monkeypatch.setattr(model.backend, "to_numpy", fail)
+    for act in (model.evaluate, model.predict):
+        with pytest.raises(Interrupt) as told:
+            act(for_ever(X, T), steps=99)
+        assert not running(), told  # which holds every frame
 
 
 # ---------------------------------------------------------------------- the thread
@@ -272,6 +276,25 @@ def test_it_runs_in_the_callers_context_and_lets_go_of_what_it_gave():
         assert item() is None
         assert running()
     assert not running()
+
+
+def test_what_is_done_with_goes_while_the_next_is_being_made():
+    import weakref
+
+    class Item:
+        pass
+
+    making, go_on = threading.Event(), threading.Event()
+
+    def items():
+        yield Item()
+        making.set()
+        go_on.wait(10)
+
+    with Ahead(items()) as ready:
+        item = weakref.ref(next(ready))
+        assert making.wait(10) and item() is None
+        go_on.set()
 
 
 def test_the_generator_is_closed_where_it_stands():

@@ -109,6 +109,13 @@ def test_a_file_is_read_from_where_it_is_now_and_not_from_what_has_its_name(tmp_
         assert source.take(np.arange(N)).tobytes() == expected.tobytes()
 
 
+def test_a_file_that_was_deleted_is_not_taken_for_another(tmp_path):
+    x = mapped(tmp_path / "x", X)
+    (tmp_path / "x").unlink()
+    mapped(tmp_path / "x", X + 1), mapped(tmp_path / "x (deleted)", X + 2)
+    assert MappedSource(x).take(np.arange(N)).tobytes() == X.tobytes()
+
+
 def test_a_file_that_was_cut_off_since_is_an_error(tmp_path):
     x = mapped(tmp_path / "x", np.tile(X, (200, 1, 1, 1)))
     os.truncate(tmp_path / "x", 96 * 1000 + 3)
