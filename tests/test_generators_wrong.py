@@ -220,6 +220,7 @@ def test_a_loss_that_is_not_finite_ends_the_thread():
 
 def test_an_error_in_evaluation_ends_the_thread(monkeypatch):
     model = small()
+    model.predict(X)
 
     def fail(a, *more):
         if threading.current_thread() is threading.main_thread():
