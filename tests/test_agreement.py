@@ -139,6 +139,12 @@ def test_the_same_arithmetic_gives_the_same_bits(same):
     assert all(0 < value < 1e-5 for after in rounding["after"] for value in after["layers"].values())
 
 
+def test_the_twin_in_float64_starts_from_the_same_numbers():
+    found = agree(lambda b, d: small(b, d, lr=0.0), [NumpyBackend(), Twin()], X, T, **QUICK)
+    assert found["rounding"]["after"][1]["layers"] == {"conv1": 0.0, "affine1": 0.0, "affine2": 0.0}
+    assert 0 < found["rounding"]["after"][1]["loss"] < 1e-6
+
+
 def test_the_result_is_json(same):
     assert json.loads(json.dumps(same, allow_nan=False)) == same
     assert same["start"]["numbers"] == 3 * 9 + 3 + 3 * 9 * 5 + 5 + 5 * 10 + 10 and len(same["start"]["sha256"]) == 64

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import textwrap
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -234,8 +236,7 @@ def report(whole: dict[str, Any]) -> None:
         f"\n{whole['model']} on {whole['data']}, batches of {whole['batch_size']}, {whole['dtype']}, "
         f"{whole['optimizer']}, seed {whole['seed']}"
     )
-    for line in start_lines(whole):
-        click.echo(line)
+    _say(start_line(whole))
     for row in whole["comparisons"]:
         click.echo()
         _differences(f"{row['backend']} beside {reference}: differences by layer", row, whole)
@@ -243,17 +244,20 @@ def report(whole: dict[str, Any]) -> None:
         _differences(f"{reference} beside itself in float64: what rounding alone does", whole["rounding"], whole)
     _throughput(whole)
     for line in [*notes(whole), "", *(verdict(row, whole) for row in whole["comparisons"])]:
-        click.echo(line)
+        _say(line)
 
 
-def start_lines(whole: dict[str, Any]) -> list[str]:
-    """What was made sure of before the first step."""
+def _say(text: str) -> None:
+    """Wrapped to the terminal, as tables are; 80 columns where there is none."""
+    click.echo(textwrap.fill(text, max(60, shutil.get_terminal_size().columns), subsequent_indent="  "))
+
+
+def start_line(whole: dict[str, Any]) -> str:
+    """What was made sure of before the first step, and on the way."""
     start = whole["start"]
-    masks = " and dropout masks" if start["dropout_layers"] else ""
-    return [
-        f"All start from the same {start['numbers']:,} weights (SHA-256 {start['sha256'][:16]}) and see the same",
-        f"batches{masks}: compared to the bit.",
-    ]
+    seen = "the same batches and dropout masks" if start["dropout_layers"] else "the same batches"
+    weights = f"{start['numbers']:,} weights (SHA-256 {start['sha256'][:16]})"
+    return f"All start from the same {weights} and see {seen}: compared to the bit."
 
 
 def _differences(title: str, row: dict[str, Any], whole: dict[str, Any]) -> None:
@@ -304,22 +308,22 @@ def _throughput(whole: dict[str, Any]) -> None:
 def notes(whole: dict[str, Any]) -> list[str]:
     """What the tables must be read with."""
     lines = [
-        "A layer's figure: max |difference| / max |entry|, of that of its tensors where it is largest;",
-        "gradient: of the first step. Where backends add up in another order, they round differently.",
+        "A layer's figure: max |difference| / max |entry|, of that of its tensors where it is largest. gradient: of "
+        "the first step. Backends that add up in another order round differently."
     ]
     cancelled = [name for layer in whole["layers"] for name in layer["cancelled"]]
     if cancelled:
-        more = f" and {len(cancelled) - 1} more" if len(cancelled) > 1 else ""
-        lines += [
-            f"Left out: {cancelled[0]}{more}, biases before batch normalisation, which takes them away:",
-            "their true gradient is 0, they are moved by rounding alone, and change nothing behind.",
-        ]
+        what = f"{cancelled[0]}, the bias" if len(cancelled) == 1 else f"{cancelled[0]} and the other biases"
+        lines.append(
+            f"Left out: {what} before batch normalisation, which takes them away: their true gradient is 0, and only "
+            "rounding moves them."
+        )
     for name, row in whole["backends"].items():
         free = tolerances.unpromised(row)
         if free:
-            lines += [
-                f"{name} takes {' and '.join(free)}: with a tolerance for one operation, none for many steps.",
-            ]
+            lines.append(
+                f"{name} takes {' and '.join(free)}: there is a tolerance for one operation, none for many steps."
+            )
     if whole["disturbed_turns"]:
         lines.append(f"{whole['disturbed_turns']} of {whole['turns']} turns were slowed by other programs.")
     return lines

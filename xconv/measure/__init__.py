@@ -1,9 +1,10 @@
-"""Measuring: xconv beside PyTorch in one interleaved run, and what a network costs as its work grows.
+"""Measuring: xconv beside PyTorch in one interleaved run, what a network costs as its work grows, whether backends agree.
 
-What `xconv bench --peer` and `--sweep` run. Each contestant lives in a process of its own; only ratios of turns of the
-same round are worth anything on a machine that others use too.
+What `xconv bench --peer`, `--sweep` and `xconv compare` run. Beside PyTorch each contestant lives in a process of its
+own; only ratios of turns of the same round are worth anything on a machine that others use too.
 """
 
+from xconv.measure.agreement import agree
 from xconv.measure.comparison import compare, demands
 from xconv.measure.contestants import Contestant, Entrant, Network, ours
 from xconv.measure.sweeps import AXES, sweep
@@ -14,6 +15,7 @@ __all__ = [
     "Contestant",
     "Entrant",
     "Network",
+    "agree",
     "compare",
     "demands",
     "ours",

@@ -77,8 +77,6 @@ class Trainee:
         placed = [(backend.asarray(x, net.dtype), backend.asarray(t)) for x, t in batches]
         for (x, _), (there, _) in zip(batches, placed, strict=True):
             _same(x.astype(net.dtype, copy=False), backend.to_numpy(there), self.name, "the images of a batch")
-        with backend.running():
-            net.totals.fill(0.0)
         untimed = min(WARM_STEPS, len(batches) - 1)
         watch(self.name, first - 1)
         busy, used, began = busy_seconds(), time.process_time(), time.perf_counter()
@@ -98,7 +96,7 @@ class Trainee:
             others = after - busy - (time.process_time() - used)
             self.disturbed += others / (now - began) / (os.cpu_count() or 1) > DISTURBED
         self.loss = float(backend.to_numpy(values[0]).reshape(-1)[0])
-        summed = float(backend.to_numpy(net.totals)[0])  # of all the turn's losses
+        summed = float(backend.to_numpy(net.totals)[0])  # of all losses so far: no step between is overlooked
         if not math.isfinite(summed) or not math.isfinite(self.loss):
             last = first + len(placed) - 1
             when = f"in step {first}" if first == last else f"between steps {first} and {last}"
