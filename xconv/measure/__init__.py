@@ -1,4 +1,4 @@
-"""Measuring: xconv beside PyTorch in one interleaved run, what a network costs as its work grows, whether backends agree.
+"""Measuring: xconv beside PyTorch in one interleaved run, its cost as work grows, and whether its backends agree.
 
 What `xconv bench --peer`, `--sweep` and `xconv compare` run. Beside PyTorch each contestant lives in a process of its
 own; only ratios of turns of the same round are worth anything on a machine that others use too.
