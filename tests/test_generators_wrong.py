@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import warnings
 from itertools import count, islice
@@ -195,6 +197,22 @@ def test_an_error_in_a_generator_comes_where_its_batch_would(act, error):
     assert told.value is error
     assert "broken_after" in [entry.name for entry in told.traceback]  # where it arose
     assert seen.seen == (3 if act == "fit" else 0)
+
+
+def test_ctrl_c_while_a_batch_is_waited_for(monkeypatch):
+    monkeypatch.setattr(ahead, "PATIENCE", 0.01)
+    go_on = threading.Event()
+
+    def slow():
+        yield X[:5], T[:5]
+        os.kill(os.getpid(), signal.SIGINT)
+        go_on.wait(10)
+
+    with pytest.warns(RuntimeWarning, match="its thread ends once it is"), pytest.raises(KeyboardInterrupt):
+        fit(slow(), steps_per_epoch=9)
+    (thread,) = running()
+    go_on.set()
+    thread.join(10)
 
 
 class Interrupt(Exception):

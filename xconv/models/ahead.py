@@ -28,7 +28,8 @@ class Ahead(Generic[T]):
         self._items = items
         self._room = threading.Semaphore(MOST)
         self._made: SimpleQueue[tuple[T] | BaseException | None] = SimpleQueue()
-        self._left = False
+        self._left = self._begun = False
+        self._over = threading.Event()
         context = contextvars.copy_context()
         self._thread = threading.Thread(target=context.run, args=(self._run,), name="xconv-batches", daemon=True)
 
@@ -51,6 +52,7 @@ class Ahead(Generic[T]):
         except BaseException as error:
             last = last or error
         self._made.put(last)
+        self._over.set()
 
     def __iter__(self) -> Iterator[T]:
         return self
@@ -58,6 +60,8 @@ class Ahead(Generic[T]):
     def __next__(self) -> T:
         if self._left:
             raise StopIteration
+        if not self._begun:
+            self._begin()
         found = self._made.get()
         if isinstance(found, tuple):
             self._room.release()
@@ -68,15 +72,26 @@ class Ahead(Generic[T]):
         finally:
             del found  # else the error would hold this frame, and the frame the error
 
+    def _begin(self) -> None:
+        """Not on entering: a Ctrl-C that came just then would leave nobody to end the thread."""
+        self._begun = True
+        try:
+            self._thread.start()
+        except RuntimeError:  # there can be no more threads
+            self._begun = False
+            raise
+
     def __enter__(self) -> Self:
-        self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._left = True
+        if not self._begun:
+            return
         self._room.release()
-        self._thread.join(PATIENCE)
-        if self._thread.is_alive():
+        if self._over.wait(PATIENCE):
+            self._thread.join()
+        else:
             warnings.warn(
                 f"the batch that was being made when training ended is not done after {PATIENCE:g} s; its thread ends "
                 "once it is, and until then holds the generator",
