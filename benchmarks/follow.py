@@ -95,6 +95,9 @@ def main() -> None:
     except xconv.XconvError as error:
         sys.exit(f"follow: {error}")
     size = zoo.recipe(args.model).batch_size
+    most = len(data.x_train) // size
+    if not 1 <= args.steps <= most:
+        parser.error(f"--steps: expected 1 to {most}, an epoch. Received: {args.steps}")
     order = streams.permutation(0, 1, len(data.x_train))  # the first epoch's
     parts = [order[i * size : (i + 1) * size] for i in range(max(args.steps, EXACT_STEPS))]
     batches = [(data.x_train[part], data.t_train[part]) for part in parts]

@@ -159,3 +159,14 @@ def test_what_lies_ahead_is_announced(capsys, monkeypatch):
         progress("numpy", 2)
         assert progress.bar.n == 3 or progress.bar.disable
     assert capsys.readouterr().err == ""
+
+
+def test_the_verdict_tells_the_limit_that_decided():
+    """Where rounding allows more than what is published, that is what a backend beyond tolerance is beyond of."""
+    found = {
+        "status": "beyond", "what": "parameter", "place": "conv1.w", "steps": 10, "value": 5e-2, "published": 1e-4,
+        "rounding": 1e-3, "allowed": 1e-2, "unpromised": [], "stopped": None,
+    }  # fmt: skip
+    row = {"backend": "twin", "verdict": found}
+    said = compare.verdict(row, {"layers": [], "reference": "numpy"})
+    assert said.endswith("5.0e-02 (conv1.w after 10 steps), where rounding alone gives 1.0e-03; 1e-02 is allowed")

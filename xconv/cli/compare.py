@@ -348,7 +348,7 @@ def verdict(row: dict[str, Any], whole: dict[str, Any]) -> str:
         tolerances.WITHIN: f"within the published tolerance: at most {most}, {limit} being allowed",
         tolerances.ROUNDING: f"as near as rounding lets it be: {most}{alone}; in this network float32 cannot keep "
         f"within the published {limit}",
-        tolerances.BEYOND: f"BEYOND TOLERANCE: {most}{alone}; {limit} is allowed",
+        tolerances.BEYOND: f"BEYOND TOLERANCE: {most}{alone}; {found['allowed']:.0e} is allowed",
         tolerances.UNPROMISED: f"beyond {limit}: {most}{alone}; none is promised with "
         f"{' and '.join(found['unpromised'])}",
         tolerances.UNJUDGED: f"its first gradient is within tolerance; its weights have none after more than "
