@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import json
 import os
 import re
 import signal
@@ -12,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import xconv
@@ -112,10 +114,43 @@ def test_a_dead_network_is_told_once(run, few):
     assert line.startswith("xconv: warning: the network is dead: ") and "Cure: " in line
 
 
-def test_a_loss_that_explodes(run, few):
+def test_a_loss_that_explodes_leaves_the_last_finite_network(run, few):
     code, out, err = run(*QUICK, "--optimizer", "sgd", "--lr", "1e30", "--out", "run")
-    assert code == 2 and out == "" and not os.path.exists("run")
-    assert "learning rate" in err.splitlines()[-1] and "Nothing was written" in err.splitlines()[-1]
+    (said,) = [line for line in err.splitlines() if "smaller learning rate" in line]
+    assert (code, out) == (2, "") and "is as it was before that step" in said
+    assert said == err.splitlines()[-1] and said.endswith("; what there is was written to run")
+    assert {"model.safetensors", "history.csv", "run.json"} <= set(os.listdir("run"))
+    told = json.loads(Path("run/run.json").read_text())
+    assert told["interrupted"] == "in epoch 1: its loss became NaN or infinite"
+    tensors, _ = checkpoint.load("run/model.safetensors")
+    assert all(np.isfinite(w).all() for name, w in tensors.items() if not name.startswith("training/"))
+    assert run("report", "run")[0] == 0 and "interrupted in epoch 1: its loss" in Path("run/report.html").read_text()
+
+
+def test_a_loss_that_explodes_later_keeps_the_epochs_before(run, few, monkeypatch):
+    def finite_once(self, epoch, logs=None):
+        if epoch:
+            self.model.optimizer.lr = 1e30
+
+    monkeypatch.setattr(Brake, "on_epoch_begin", finite_once)
+    code, _, err = run(*QUICK[:-1], "3", "--optimizer", "sgd", "--out", "run")
+    assert code == 2 and "in epoch 2, step " in err.splitlines()[-1]
+    assert [row["epoch"] for row in csv.DictReader(Path("run/history.csv").read_text().splitlines())] == ["1"]
+    tensors, _ = checkpoint.load("run/model.safetensors")
+    assert all(np.isfinite(w).all() for name, w in tensors.items() if not name.startswith("training/"))
+
+
+def test_a_loss_that_explodes_without_out_or_room(run, few, monkeypatch):
+    code, out, err = run(*QUICK, "--optimizer", "sgd", "--lr", "1e30")
+    assert (code, out) == (2, "") and err.splitlines()[-1].endswith("; nothing was written, since there was no --out")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("xconv.files.os.replace", full)
+    code, out, err = run(*QUICK, "--optimizer", "sgd", "--lr", "1e30", "--out", "run")
+    last = err.splitlines()[-1]
+    assert (code, out) == (2, "") and "No space left on device" in last and "Before that, the loss became" in last
 
 
 def test_a_disk_that_is_full_at_the_end(run, few, monkeypatch):

@@ -17,7 +17,7 @@ from xconv.cli.options import COUNT, backend_option, data_option, json_option, m
 from xconv.cli.prepare import Arrays, arrays_for, default_data, images_to_train, prepare
 from xconv.cli.watch import Brake, Stopped
 from xconv.environment import peak_rss_mb
-from xconv.errors import NonFiniteError
+from xconv.errors import FileError, NonFiniteError
 from xconv.files import output_folder
 from xconv.models import Model
 
@@ -71,7 +71,7 @@ def train(
     """Train a network and test it.
 
     Without options: the book's SimpleConvNet on the MNIST sample, 10 epochs, in under a minute. Ctrl-C ends training
-    after the step and still writes what there is.
+    after the step and still writes what there is. So does a loss that becomes NaN, with the network as it was before.
     """
     plan = zoo.recipe(model, recipe)
     epochs, batch_size = epochs or plan.epochs, batch_size or plan.batch_size
@@ -94,24 +94,40 @@ def train(
             notice(f"training {model} on {data}, {plural(epochs, 'epoch')}, batches of {batch_size}, {rule}")
             arrays = arrays_for(net, data, images)
             run = RunFolder(folder, net, model, data, images, recipe, plan) if folder else None
-            code = _train(net, arrays, plan, epochs, batch_size, brake)
+            code, diverged = _train(net, arrays, plan, epochs, batch_size, brake)
             assert net.history is not None
             net.history.compile_seconds += compile_seconds
             if run is not None:
-                run.write(epochs, batch_size, arrays[2:], brake.place if code else "")
+                early = brake.place if code else ""
+                if diverged is not None:
+                    early = f"in epoch {brake.epoch}: its loss became NaN or infinite"
+                try:
+                    run.write(epochs, batch_size, arrays[2:], early)
+                except FileError as error:
+                    if diverged is None:
+                        raise
+                    raise FileError(f"{error}. Before that, {diverged}") from error
+            if diverged is not None:
+                raise NonFiniteError(f"{diverged}; {_kept(out)}") from diverged
             if code == 0:
                 _report(net, model, data, arrays, run, as_json)
     except Stopped as stopped:
         notice("interrupted" if brake.epoch else "interrupted before training began; nothing was written")
         return stopped.code
     if code:
-        kept = f"what there is was written to {out}" if out else "nothing was written, since there was no --out"
-        notice(f"interrupted {brake.place}; {kept}")
+        notice(f"interrupted {brake.place}; {_kept(out)}")
     return code
 
 
-def _train(net: Model, arrays: Arrays, plan: zoo.Recipe, epochs: int, batch_size: int, brake: Brake) -> int:
-    """Train `net`, whose history then tells how it went; returns the exit code."""
+def _kept(out: Path | None) -> str:
+    """What there is of a run that ended early."""
+    return f"what there is was written to {out}" if out else "nothing was written, since there was no --out"
+
+
+def _train(
+    net: Model, arrays: Arrays, plan: zoo.Recipe, epochs: int, batch_size: int, brake: Brake
+) -> tuple[int, NonFiniteError | None]:
+    """Train `net`, whose history then tells how it went: the exit code of a signal, or the error of a loss of NaN."""
     x_train, t_train, x_test, t_test = arrays
     try:
         net.fit(
@@ -124,10 +140,10 @@ def _train(net: Model, arrays: Arrays, plan: zoo.Recipe, epochs: int, batch_size
             callbacks=[brake],
         )
     except Stopped as stopped:
-        return stopped.code
-    except NonFiniteError as error:
-        raise NonFiniteError(f"{error}. Nothing was written") from error
-    return 0
+        return stopped.code, None
+    except NonFiniteError as error:  # the network is as it was before that step, and worth keeping
+        return 0, error
+    return 0, None
 
 
 def _report(net: Model, name: str, data: str, arrays: Arrays, run: RunFolder | None, as_json: bool) -> None:
