@@ -463,6 +463,16 @@ def test_a_mosaic_of_large_and_small_tiles():
     assert large.shape == (56, 56) and large.mean() == pytest.approx((448 * 448 - 1) / 2)
 
 
+def test_a_mosaic_of_long_thin_tiles_shows_them():
+    """A spectrogram's last maps, say: two rows of 300 become one of 60, each the mean of 2 x 5."""
+    tiles = np.arange(2 * 2 * 300.0).reshape(2, 2, 300)
+    means = tiles.reshape(2, 2, 60, 5).mean(axis=(1, 3))
+    for turned in (False, True):
+        shown = mosaic(tiles.transpose(0, 2, 1) if turned else tiles, 2 if turned else 1)
+        shown = shown.T if turned else shown
+        assert shown.shape == (1 + 4 + 1, 60) and np.array_equal(shown[[0, -1]], means)
+
+
 @pytest.mark.parametrize(
     ("share", "said"),
     [

@@ -125,8 +125,9 @@ def mosaic(tiles: np.ndarray, columns: int) -> np.ndarray:
     n, height, width, *rgb = tiles.shape
     shrink = max(height, width) // 56
     if shrink > 1:
-        h, w = height // shrink * shrink, width // shrink * shrink
-        parts = tiles[:, :h, :w].reshape(n, h // shrink, shrink, w // shrink, shrink, *rgb)
+        down, across = min(shrink, height), min(shrink, width)  # of a map of 2x300, too, something is left
+        h, w = height // down * down, width // across * across
+        parts = tiles[:, :h, :w].reshape(n, h // down, down, w // across, across, *rgb)
         tiles = parts.mean(axis=(2, 4))
         n, height, width, *rgb = tiles.shape
     if (grown := -(-_FINE // max(height, width))) > 1:  # so that gaps are narrow beside them
