@@ -80,6 +80,24 @@ def test_curves_of_other_quantities_nan_and_large_ranges():
     drawn(figure)
 
 
+@pytest.mark.parametrize("epochs", [7, 61])
+def test_epochs_without_validation_do_not_break_the_curve(epochs):
+    """As `fit(..., validation_freq=2)` leaves them, the last one too; beyond 60 epochs there are no markers."""
+    every = np.arange(1.0, epochs + 1)
+    val = np.where(every % 2 == 0, 1 + 1 / every, np.nan)
+    figure = plots.curves({"loss": 1 / every, "val_loss": val, "mae": 1 / every, "val_mae": np.full(epochs, np.nan)})
+    loss, mae = figure.axes
+    training, held_out = [line for line in loss.lines if line.get_gid() != "best"]
+    assert held_out.get_xdata().tolist() == every[1::2].tolist()
+    assert held_out.get_ydata().tolist() == val[1::2].tolist() and len(training.get_xdata()) == epochs
+    last = epochs - 1
+    said = f"validation: {val[last - 1]:.4g} after epoch {last}; best {val[last - 1]:.4g}, epoch {last}"
+    assert held_out.get_label() == said and training.get_label().endswith(" at the end")
+    assert [line.get_label() for line in mae.lines][1:] == ["validation: no number"]
+    vermilion = (drawn(figure) == VERMILION).all(-1)
+    assert vermilion.any(axis=0).sum() > 200  # a line, not points
+
+
 def test_curves_of_what_fit_gives(tmp_path):
     net = xconv.Sequential([Flatten(), Dense(2, activation="softmax")], input_shape=(2, 2, 1), backend="numpy")
     net.compile("sgd", "sparse_categorical_crossentropy", ["accuracy"])

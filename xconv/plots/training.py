@@ -25,8 +25,9 @@ def curves(
     """Loss, accuracy and what else was measured, by epoch, a panel each; the best epoch of each is marked.
 
     `history` is what `fit` gives, or maps "loss", "val_loss" and so on to one value an epoch, and "epoch", where it is
-    there, to their numbers. Quantities with and without "val_" share a panel, in which `held_out` names the former. The
-    best is the largest for a name with "acc" in it, else the smallest, of the held-out values where there are any.
+    there, to their numbers; NaN stands for an epoch without one, such as those that `validation_freq` leaves out.
+    Quantities with and without "val_" share a panel, in which `held_out` names the former. The best is the largest for
+    a name with "acc" in it, else the smallest, of the held-out values where there are any.
     """
     values = _columns(history)
     epochs = values.pop("epoch")
@@ -74,17 +75,20 @@ def _panel(axes: Axes, name: str, epochs: np.ndarray, values: Mapping[str, np.nd
     judged = shown[-1][0]
     for key, label in shown:
         color, marker = (VERMILION, "s") if key != name else (BLUE, "o")
-        y = values[key]
-        text = f"{label}: {_said(y[-1], share)}" + (" at the end" if len(y) > 1 else "")
+        there = ~np.isnan(values[key])  # an epoch without validation, say, has none, and would break the line
+        x, y = epochs[there], values[key][there]
+        text = f"{label}: {_said(y[-1], share) if len(y) else 'no number'}"
+        if len(y) and len(epochs) > 1:
+            text += " at the end" if x[-1] == epochs[-1] else f" after epoch {x[-1]:g}"
         best = _best(name, y)
         if key == judged and best is not None and len(y) > 1:
-            text += f"; best {_said(y[best], share)}, epoch {epochs[best]:g}"
+            text += f"; best {_said(y[best], share)}, epoch {x[best]:g}"
             axes.plot(
-                epochs[best], y[best], "o", markersize=13, markerfacecolor="none", markeredgecolor=INK, zorder=3,
+                x[best], y[best], "o", markersize=13, markerfacecolor="none", markeredgecolor=INK, zorder=3,
                 gid="best", clip_on=False,
             )  # fmt: skip
         size = 4 if len(y) <= 60 else 0  # many markers would be a band
-        axes.plot(epochs, y, color=color, marker=marker, markersize=size, linewidth=1.6, label=plain(text))
+        axes.plot(x, y, color=color, marker=marker, markersize=size, linewidth=1.6, label=plain(text))
     axes.set_xlabel("epoch")
     axes.set_ylabel(plain(name.replace("_", " ")), parse_math=False)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
