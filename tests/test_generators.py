@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from itertools import pairwise, repeat
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from tests.batches import BATCH, RNG, STEPS, After, Anew, N, Parts, T, W, X, batches, ended, for_ever, network, small
 from xconv import Model, Sequential, layers, streams, utils
+from xconv.data import Pixels
 from xconv.errors import ConfigError
 
 # ---------------------------------------------------------------------- the same as arrays
@@ -220,3 +222,66 @@ def test_a_bar_and_lines_without_a_number_of_images(capsys, steps):
         small().fit(batches(X, T), steps_per_epoch=steps, verbose=verbose)
     told = capsys.readouterr().err
     assert "batches/s" in told and "images/s" in told and "loss" in told
+
+
+# ---------------------------------------------------------------------- arrays that are filled anew
+
+
+class Refilled(utils.Sequence):
+    """Whole batches of some arrays, each made in the same memory."""
+
+    def __init__(self, *arrays, pixels):
+        self.whole, self.room = arrays, [np.empty_like(a[:BATCH]) for a in arrays]
+        self.pixels = pixels
+
+    def __len__(self):
+        return N // BATCH
+
+    def __getitem__(self, i):
+        for room, whole in zip(self.room, self.whole, strict=True):
+            room[...] = whole[BATCH * i : BATCH * (i + 1)]
+        x, *rest = self.room
+        return (Pixels(x) if self.pixels else x, *rest)
+
+
+class Separate(Refilled):
+    """The same, each in memory of its own."""
+
+    def __getitem__(self, i):
+        self.room = [np.empty_like(room) for room in self.room]
+        return super().__getitem__(i)
+
+
+def late(model, monkeypatch):
+    """Let the thread get as far ahead as it goes before each step."""
+
+    def slowly(inner):
+        return lambda *args: time.sleep(0.005) or inner(*args)
+
+    for name in ("train_step", "_here"):
+        monkeypatch.setattr(model, name, slowly(getattr(model, name)))
+    return model
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64", "uint8", "pixels"])
+@pytest.mark.parametrize("way", ["generator", "sequence"])
+def test_a_batch_may_come_in_the_memory_of_the_one_before(backend, monkeypatch, way, kind):
+    """Inputs, labels and weights: each waits for its step while the next ones are made."""
+    rng = np.random.default_rng(1)
+    x = X.astype(kind) if kind.startswith("float") else rng.integers(0, 256 if kind == "pixels" else 2, X.shape, "u1")
+    arrays = x, rng.normal(size=(N, 2)).astype("f4"), rng.random(N)
+    got = []
+    for make in (Separate, Refilled):
+        given = make(*arrays, pixels=kind == "pixels")
+        steps = len(given)
+
+        def some(given=given, steps=steps):
+            return given if way == "sequence" else (given[i % steps] for i in range(3 * steps))
+
+        model = Sequential([layers.Flatten(), layers.Dense(2)], backend=backend, seed=3, input_shape=(4, 3, 2))
+        model.compile("sgd", "mse")
+        late(model, monkeypatch)
+        history = model.fit(some(), epochs=2, steps_per_epoch=steps, verbose=0)
+        got.append((ended(model, history), model.evaluate(some(), steps=steps)))
+        got[-1] += (model.predict(some(), steps=steps).tobytes(),)
+    assert got[0] == got[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -310,6 +311,37 @@ def test_what_is_read_late_trains_as_arrays_do(backend, tmp_path, monkeypatch, w
         assert x.threads == {"xconv-batches"}
         first = [i for batch in x.asked[:4] for i in batch]  # the first epoch, each once
         assert sorted(first) == list(range(int(N * 0.7)))
+
+
+class Refilling(Source):
+    """Gives each batch in the same memory."""
+
+    def __init__(self, array):
+        self.array, self.shape, self.dtype, self.room = array, array.shape, array.dtype, np.empty_like(array)
+
+    def read(self, indices):
+        room = self.room[: len(indices)]
+        room[...] = self.array[indices]
+        return room
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64", "pixels"])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_source_may_read_into_the_same_memory_each_time(backend, monkeypatch, kind, shuffle):
+    x = RNG.integers(0, 256, X.shape, "u1") if kind == "pixels" else X.astype(kind)
+    targets = RNG.normal(size=(N, 7)).astype("f4")
+    ended = []
+    for make in (np.array, Refilling):
+        given = Pixels(make(x)) if kind == "pixels" else make(x)
+        model, t = network(backend), make(targets)
+        model.compile("sgd", "mse")
+        for name in ("train_step", "_here"):  # late, so that the thread gets as far ahead as it goes
+            inner = getattr(model, name)
+            monkeypatch.setattr(model, name, lambda *a, inner=inner: time.sleep(0.005) or inner(*a))
+        history = model.fit(given, t, BATCH, 2, 0, shuffle=shuffle).history
+        ended.append((history, [w.tobytes() for w in model.get_weights()]))
+        ended[-1] += model.evaluate(given, t, 4), model.predict(given[2:], 4).tobytes()
+    assert ended[0] == ended[1]
 
 
 def test_several_inputs_and_targets_of_their_own_shape(backend, tmp_path):

@@ -27,11 +27,13 @@ class Source(ABC):
                 return self.images[indices]
 
     `fit`, `evaluate` and `predict` take one wherever they take an array, inputs and labels alike; values are checked
-    as they come. `read` is called by one thread at a time in a `fit`, though not by the one that called `fit`.
+    as they come. `read` is called by one thread at a time in a `fit`, though not by the one that called `fit`. What it
+    gives is copied, so that it may fill the same array each time.
     """
 
     shape: tuple[int, ...]
     dtype: Any
+    _anew = False  # whether each `read` gives memory of its own
 
     @abstractmethod
     def read(self, indices: np.ndarray) -> np.ndarray:
@@ -55,7 +57,8 @@ class Source(ABC):
         gives something else.
         """
         if np.all(chosen[1:] > chosen[:-1]):
-            return self._read(chosen)
+            given = self._read(chosen)
+            return given if self._anew else np.array(given)  # a batch waits for its step, while the next is read
         indices, places = np.unique(chosen, return_inverse=True)
         return self._read(indices)[places]
 
@@ -115,6 +118,8 @@ class MappedSource(Source):
     example lie scattered, they are read by the mapping, whose pages are then given back, unless what was written to it
     would be lost.
     """
+
+    _anew = True
 
     def __init__(self, array: np.ndarray) -> None:
         owner = _memmap(array)

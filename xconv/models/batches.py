@@ -79,6 +79,11 @@ def is_lazy(data: Any) -> bool:
     return isinstance(data.bytes if isinstance(data, Pixels) else data, Source)
 
 
+def copied(data: np.ndarray | Pixels) -> Any:
+    """The same in memory of its own: a batch waits for its step, and who made it may refill its array meanwhile."""
+    return Pixels(np.array(data.bytes)) if isinstance(data, Pixels) else np.array(data)
+
+
 def taken(data: np.ndarray | Source, chosen: np.ndarray | slice) -> Any:
     """Examples by their numbers, or a slice of them: an array, or Pixels of one."""
     if isinstance(data, Pixels):
@@ -173,7 +178,8 @@ class Stream:
 
     Each is (x, y) or (x, y, sample_weight) where it is to be `labelled`, else x or (x, ...). `steps`, an argument of
     the name `steps_name`, is how many make an epoch (None: all there are), and `rounds` how often one is asked for. No
-    more are pulled than that. Messages begin with `what` and call the arguments `role` x and y.
+    more are pulled than that. What comes is copied: the same arrays may be filled anew for each batch. Messages begin
+    with `what` and call the arguments `role` x and y.
     """
 
     lazy = True
@@ -251,11 +257,11 @@ class Stream:
     def _part(self, item: Any, epoch: int, first: int, where: str) -> Part:
         model, what = self._model, self._what
         x, y, weights = self._unpacked(item, f"{what}{where}")
-        xs = model._images(x, f"{what}x of {where}", tell=self.late.raw_pixels)
+        xs = [copied(part) for part in model._images(x, f"{what}x of {where}", tell=self.late.raw_pixels)]
         n = len(xs[0])
         if not self._labelled:
             return Part(epoch, first, n, xs, [])
-        ts = model._targets(y, n, f"{what}y of {where}")
+        ts = [copied(part) for part in model._targets(y, n, f"{what}y of {where}")]
         if self._weigh is not None:
             weights = self._weigh(ts, weights, f"{what}{where}")
         return Part(epoch, first, n, xs, ts, weights)
