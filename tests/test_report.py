@@ -189,6 +189,23 @@ def test_values_that_json_lacks(tmp_path):
         report.keep_about(tmp_path, {"a": object()})
 
 
+@pytest.mark.parametrize("epochs", [4, 5])
+def test_results_are_of_the_last_epoch_that_was_tested(tmp_path, epochs):
+    net = network()
+    x, t = np.random.default_rng(0).random((12, 8, 8, 1)), np.arange(12) % 3
+    net.fit(x, t, 6, epochs, validation_data=(x, t), validation_freq=2, verbose=0)
+    report.keep(tmp_path / "run", net)
+    history = net.history.history
+    results = json.loads((tmp_path / "run" / "run.json").read_text())["results"]
+    expected = {"loss": history["val_loss"][3], "accuracy": history["val_accuracy"][3]}
+    assert results["test"] == (expected if epochs == 4 else {**expected, "epoch": 4})
+    assert results["training_as_it_went"] == {name: history[name][-1] for name in ("loss", "accuracy")}
+    shown = page(tmp_path / "run")
+    assert shown.row("loss")[1] == f"{expected['loss']:.4f}"
+    assert ("test loss after epoch 4" in shown.text) == (epochs == 5)
+    assert (["epoch", "", "4"] in [row for table in shown.tables for row in table]) == (epochs == 5)
+
+
 # ---------------------------------------------------------------------- the page
 
 

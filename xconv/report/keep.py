@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from xconv import __version__, plots
+from xconv.callbacks import History
 from xconv.environment import peak_rss_mb
 from xconv.errors import ConfigError, FileError, XconvError
 from xconv.files import output_folder, replacing
@@ -85,7 +86,6 @@ def about(model: Model) -> dict[str, Any]:
         "peak_rss_mb": peak_rss_mb(),
     }
     if history is not None:
-        last = {name: values[-1] for name, values in history.history.items() if values}
         found["epochs"] = len(history.epoch)
         found["throughput"] = {
             "steps": history.steps,
@@ -93,11 +93,25 @@ def about(model: Model) -> dict[str, Any]:
             "images_per_second": history.images_per_second if history.train_seconds else None,
             "compile_seconds": history.compile_seconds,
         }
-        found["results"] = {
-            part: {name.removeprefix("val_"): value for name, value in last.items() if name.startswith("val_") == held}
-            for part, held in (("training_as_it_went", False), ("test", True))
-        }
+        found["results"] = {"training_as_it_went": _last(history, False), "test": _last(history, True)}
     return found
+
+
+def _last(history: History, held_out: bool) -> dict[str, float]:
+    """What was measured last, all in one epoch, and the number of that "epoch" where it is not the last.
+
+    NaN in every quantity is an epoch without, such as those that `validation_freq` leaves out.
+    """
+    columns = {
+        name.removeprefix("val_"): values
+        for name, values in history.history.items()
+        if name.startswith("val_") == held_out
+    }
+    for i in reversed(range(len(history.epoch))):
+        found = {name: values[i] for name, values in columns.items()}
+        if any(math.isfinite(value) for value in found.values()):
+            return found if i == len(history.epoch) - 1 else {**found, "epoch": history.epoch[i] + 1}
+    return {}
 
 
 def _versions() -> dict[str, str]:

@@ -89,9 +89,11 @@ def _head(run: Run, title: str) -> str:
     if backend:
         said.append(f"{backend.get('backend', '?')} on {backend.get('device', 'an unknown device')}")
     out = [f"<header>\n<h1>{escape(title)}</h1>", f'<p class="soft">{escape(", ".join(s for s in said if s))}</p>']
+    test = results.get("test", {})
+    after = f" after epoch {count(test['epoch'])}" if count(test.get("epoch")) else ""  # where it was not the last
     figures = [
-        ("test accuracy", percent(results.get("test", {}).get("accuracy"))),
-        ("test loss", number(results.get("test", {}).get("loss"))),
+        (f"test accuracy{after}", percent(test.get("accuracy"))),
+        (f"test loss{after}", number(test.get("loss"))),
         ("epochs", count(about.get("epochs"))),
         ("training time", duration(speed.get("train_seconds"))),
         ("images a second", count(speed.get("images_per_second"))),
@@ -117,7 +119,7 @@ def _results(run: Run) -> str:
     results, data = run.about.get("results", {}), run.about.get("data", {})
     parts = [part for part in ("training", "training_as_it_went", "test") if results.get(part)]
     names = list(dict.fromkeys(name for part in parts for name in results[part]))
-    rows = [[escape(words(name)), *(measured(name, results[part].get(name)) for part in parts)] for name in names]
+    rows = [[escape(words(name)), *(by_epoch(name, results[part].get(name)) for part in parts)] for name in names]
     counts = [count(data.get(f"{part.partition('_')[0]}_images")) for part in parts]
     if any(counts):
         rows.append(["images", *counts])
@@ -157,7 +159,8 @@ def _training(run: Run) -> str:
 def _predictions(run: Run) -> str:
     classes = run.about.get("classes")
     number_of = f" of {len(classes)} classes" if isinstance(classes, list) else ""
-    accuracy = percent(run.about.get("results", {}).get("test", {}).get("accuracy"))
+    test = run.about.get("results", {}).get("test", {})
+    accuracy = "" if test.get("epoch") else percent(test.get("accuracy"))  # pictures are of the final network
     of = f", test accuracy {accuracy}" if accuracy else ""
     return "\n".join(
         [
