@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -11,7 +13,7 @@ from tests.recorded import replays
 from tests.tolerances import TOLERANCES
 from xconv import streams
 from xconv.data import Augmentation, Pixels
-from xconv.errors import ConfigError
+from xconv.errors import ConfigError, RawPixelsWarning
 from xconv.layers import Conv2D, Dense, Flatten, GlobalAveragePooling2D, MaxPooling2D, Rescaling
 
 MANY = Augmentation(flip=True, crop=2, rotate=20, shift=0.1, zoom=0.2, cutout=3, fill=(100, 120, 90))
@@ -92,6 +94,37 @@ def test_a_resumed_run_draws_what_the_unbroken_one_would_have(backend, tmp_path)
     expected = weights(unbroken)
     for name, array in weights(again).items():
         assert array.tobytes() == expected[name].tobytes(), name
+
+
+def halved(backend, x, **about):
+    """In place, as one that writes to what it is given."""
+    if x.dtype == np.uint8:
+        x //= 2
+    else:
+        x *= 0.5
+    return x
+
+
+@pytest.mark.parametrize("way", ["arrays", "shuffled", "batches"])
+@pytest.mark.parametrize("kind", ["float32", "float64", "uint8", "pixels"])
+def test_one_that_works_in_place_leaves_the_callers_images_alone(backend, kind, way):
+    """So that each epoch begins with the pictures as they are."""
+    bytes_, t = data()
+    x = bytes_.astype(kind) / 255 if kind.startswith("float") else bytes_
+    kept, got = x.copy(), []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RawPixelsWarning)
+        for change in (halved, lambda backend, x, **about: halved(backend, x.copy(), **about)):
+            model = net(backend, "float64" if kind == "float64" else "float32")
+            given = Pixels(x) if kind == "pixels" else x
+            if way == "batches":
+                parts = [(given[i : i + 10], t[i : i + 10]) for i in range(0, len(x), 10)]
+                model.fit(iter(parts * 2), epochs=2, steps_per_epoch=4, verbose=0, augmentation=change)
+            else:
+                model.fit(given, t, 10, 2, 0, shuffle=way == "shuffled", augmentation=change)
+            got.append([w.tobytes() for w in model.get_weights()])
+            assert x.tobytes() == kept.tobytes()
+    assert got[0] == got[1]
 
 
 def test_bytes_and_pixels_are_augmented_alike(backend):

@@ -93,14 +93,19 @@ class Entry:
         self._rows: Array | None = None
         self._norm: tuple[Array, Array] | None = None
 
-    def __call__(self, x: Any, dtype: Any, place: Array | None = None, change: Change | None = None) -> Array:
-        """A batch of an input that is on the host, in `place` where that is given, after `change`."""
+    def __call__(
+        self, x: Any, dtype: Any, place: Array | None = None, change: Change | None = None, whole: Any = None
+    ) -> Array:
+        """A batch of an input that is on the host, in `place` where that is given, after `change`, which may write to
+        what it is given, though not to `whole`, the caller's array that the batch was taken out of.
+        """
         backend, scaled = self.backend, isinstance(x, Pixels)
         raw: Any = np.asarray(x.bytes) if scaled else x
         if not backend.on_host:
             return self.cast(backend.asarray(raw, kept(raw.dtype, dtype)), dtype, scaled, place, change)
         if change is not None:
-            raw = change(backend.asarray(raw, np.uint8 if raw.dtype.name in ("uint8", "bool") else dtype))
+            raw = backend.asarray(raw, np.uint8 if raw.dtype.name in ("uint8", "bool") else dtype)
+            raw = change(np.array(raw) if isinstance(whole, np.ndarray) and np.may_share_memory(raw, whole) else raw)
         return self.written(pixels(raw, dtype) if scaled else backend.asarray(raw, dtype), place)
 
     def cast(
@@ -202,9 +207,10 @@ class Feed(ABC):
     def _finished(self, part: Part, into: Batch | None = None) -> Batch:
         """The batch of a part that holds all its arrays, on the host."""
         entry, backend = self._entry, self.backend
+        wholes = [None] * len(part.xs) if isinstance(self.data, Stream) else map(_memory, self.data.xs)
         xs = [
-            entry(x, self._dtype, place, self._change(i, part))
-            for i, (x, place) in enumerate(zip(part.xs, _places(into and into.xs, part.xs), strict=True))
+            entry(x, self._dtype, place, self._change(i, part), whole)
+            for i, (x, place, whole) in enumerate(zip(part.xs, _places(into and into.xs, part.xs), wholes, strict=True))
         ]
         ts = [
             entry.written(backend.asarray(t), place)
@@ -214,6 +220,11 @@ class Feed(ABC):
             return Batch(xs, ts, None)
         weights = backend.asarray(part.weights, self._dtype)
         return Batch(xs, ts, entry.written(weights, None if into is None else into.weights))
+
+
+def _memory(data: Any) -> Any:
+    """The array that examples lie in, or the Source that they are read from."""
+    return data.bytes if isinstance(data, Pixels) else data
 
 
 def _places(given: Sequence[Array] | None, like: Sequence[Any]) -> Sequence[Array | None]:
