@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 import xconv
-from tests.cli import one_json_line
+from tests.cli import ENV, one_json_line, shell
 from xconv import data, zoo
 from xconv.errors import FileError
 from xconv.layers import Dense, Flatten
@@ -83,6 +84,29 @@ def test_a_folder_from_training_to_prediction(run, pictures, tmp_path):
     assert [entry["classes"][0]["class"] for entry in found] == [0, 1, 2]
     code, out, _ = run("predict", str(file), shown[0], "--top", "1", "--backend", "numpy")
     assert code == 0 and "[dark]: " in out and "0: " not in out
+
+
+def test_names_that_are_not_utf8_from_training_to_prediction(tmp_path, monkeypatch):
+    """In processes of their own, whose stdout refuses what is not UTF-8."""
+    monkeypatch.setitem(ENV, "PYTHONIOENCODING", "utf-8:strict")
+    root = draw(tmp_path / os.fsdecode(b"pict\xe9"), (2, 2, 2), 28)
+    try:
+        (root / "bright").rename(root / os.fsdecode(b"caf\xe9"))
+    except OSError as error:
+        pytest.skip(f"this file system has no such names: {error}")
+    out, small = os.fsdecode(b"run\xe9"), ("--model", "mnist-dropout", "--epochs", "1", "--backend", "numpy")
+    done = shell("train", *small, "--data", str(root), "--out", out, cwd=tmp_path)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert "pict\\udce9" in done.stdout and "run\\udce9" in done.stdout
+    told = json.loads((tmp_path / out / "run.json").read_text("utf-8"))
+    assert told["classes"] == ["[dark]", "caf\\xe9", "striped"] and told["data"]["name"] == "./pict\\xe9"
+    file = f"{out}/model.safetensors"
+    for args in (("evaluate", file, "--data", str(root)), ("predict", file, str(root / "striped" / "0.png"))):
+        done = shell(*args, "--backend", "numpy", cwd=tmp_path)
+        assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert "caf\\xe9: " in " ".join(done.stdout.split())
+    assert shell("report", out, cwd=tmp_path).returncode == 0
+    assert "caf\\xe9" in (tmp_path / out / "report.html").read_text("utf-8")
 
 
 def test_train_and_test_in_a_folder(run, tmp_path, colour):

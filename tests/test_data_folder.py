@@ -135,6 +135,22 @@ def test_train_may_be_a_class(tmp_path):
     assert data.folder(tmp_path, 4).classes == ("plane", "test", "train") and len(named) == 6
 
 
+def test_names_that_are_not_utf8_are_text(tmp_path):
+    """Each stays one of its own; what UTF-8 has is left alone."""
+    names = [b"caf\xe8", b"caf\xe9", "café".encode()]
+    try:
+        for i, name in enumerate(names):
+            os.mkdir(os.fsencode(tmp_path) + b"/" + name)
+            for k in range(2):
+                picture(tmp_path / os.fsdecode(name) / f"{k}.png", 10 * i + k)
+    except OSError as error:
+        pytest.skip(f"this file system has no such names: {error}")
+    found = data.folder(tmp_path, (4, 5))
+    assert sorted(found.classes) == sorted(["caf\\xe8", "caf\\xe9", "café"])
+    shown = {found.classes[t]: x // 10 for t, x in zip(found.t_train, shades(found.x_train), strict=True)}
+    assert shown == {"caf\\xe8": 0, "caf\\xe9": 1, "café": 2}
+
+
 def test_fit_and_channels(tmp_path):
     for name in "ab":
         for i in range(2):

@@ -276,6 +276,23 @@ def test_what_is_missing_is_said(folder):
     assert str(folder) not in shown.text
 
 
+def test_text_that_is_no_unicode(folder, tmp_path):
+    """Names of files that are not UTF-8 reach Python as half a surrogate pair each."""
+    odd = "caf\udce9"
+    net = xconv.Sequential([Flatten(), Dense(2)], input_shape=(3, 3, 1), backend="numpy")
+    away = tmp_path / odd
+    report.keep(away, net, classes=[odd, "b"], notes={odd: [odd]})
+    told = json.loads((away / "run.json").read_text("utf-8"))
+    assert told["classes"] == ["caf\\udce9", "b"] and told["caf\\udce9"] == ["caf\\udce9"]
+    for name in ("run.json", "model.safetensors"):
+        (away / name).unlink()
+    assert "caf\\udce9" in page(away).text  # by its folder's name, as there is no other
+    for text in ('{"model": "\\ud800"}', '{"data": {"\\udce9": 1}}'):
+        (folder / "run.json").write_text(text)
+        with pytest.raises(FileError, match=r"run\.json: expected JSON.*surrogates not allowed"):
+            report.write(folder)
+
+
 @pytest.mark.parametrize("only", ["run.json", "history.csv", "model.safetensors"])
 def test_any_part_of_a_run_makes_a_page(folder, only):
     for name in os.listdir(folder):

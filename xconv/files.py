@@ -19,6 +19,13 @@ _STRAY_SECONDS = 3600
 FOREIGN = {".h5": "Keras's", ".hdf5": "Keras's", ".keras": "Keras's", ".pkl": "pickle's", ".pickle": "pickle's"}
 
 
+def readable(name: str) -> str:
+    """A file's name as text that every file and page can hold: a byte that is not UTF-8 is shown as \\xe9."""
+    if name.isascii() or not any("\ud800" <= c <= "\udfff" for c in name):
+        return name
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A path to write a new `path` to, which takes its place when the block ends well.

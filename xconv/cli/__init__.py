@@ -11,7 +11,7 @@ import click
 
 from xconv import __version__
 from xconv.cli import backends, bench, compare, look, report, train
-from xconv.cli.console import notice, plain_warnings
+from xconv.cli.console import any_text, notice, plain_warnings
 from xconv.errors import BackendError, XconvError
 
 MISTAKE, INTERRUPTED = 2, 130
@@ -38,7 +38,7 @@ class _Commands(click.Group):
         self, args: Sequence[str] | None, prog_name: str | None, complete_var: str | None, extra: dict[str, Any]
     ) -> int:
         try:
-            with plain_warnings():
+            with plain_warnings(), any_text():
                 code = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
             sys.stdout.flush()
             return code if isinstance(code, int) else 0

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import click
@@ -53,6 +54,21 @@ def print_table(title: str, header: list[str], rows: list[list[str]], *, numbers
     console = Console(highlight=False, markup=False)  # names of files and classes may hold brackets
     console.print(title, style="bold", soft_wrap=True)
     console.print(table)
+
+
+@contextmanager
+def any_text() -> Iterator[None]:
+    """Stdout takes every text: what its encoding lacks, such as names of files that are not UTF-8, comes as \\udce9."""
+    stream = sys.stdout
+    strict = isinstance(stream, io.TextIOWrapper) and stream.errors == "strict"
+    if strict:
+        stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        with suppress(OSError, ValueError):  # it is flushed first, and may be closed, or a pipe that nobody reads
+            if strict:
+                stream.reconfigure(errors="strict")
 
 
 @contextmanager

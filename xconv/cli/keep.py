@@ -15,6 +15,7 @@ from xconv import data as datasets
 from xconv import plots, report, zoo
 from xconv.cli.console import notice
 from xconv.errors import ConfigError
+from xconv.files import readable
 from xconv.models import Model
 
 _NOT_REPEATED = ("out", "as_json")  # options that are no part of what is computed
@@ -99,7 +100,7 @@ def _plain(value: Any) -> Any:
 
 def _shown(data: str) -> str:
     """A data set's name; of a folder its own name only, since where it lies is nobody else's concern."""
-    return data if data in datasets.NAMES else f"./{Path(data).resolve().name}"
+    return data if data in datasets.NAMES else f"./{readable(Path(data).resolve().name)}"
 
 
 def _command(used: Mapping[str, Any], data: str) -> str:

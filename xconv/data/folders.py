@@ -16,6 +16,7 @@ from xconv.backend.threads import default_threads
 from xconv.data.dataset import DataSet
 from xconv.data.picture import check_wish, decoded, quiet
 from xconv.errors import ConfigError, FileError, OutOfMemoryError, described
+from xconv.files import readable
 
 TEST_SHARE = 0.2
 TRAIN, TEST = "train", ("test", "val")  # the first there is of the latter
@@ -41,10 +42,11 @@ def folder(
 ) -> DataSet:
     """Pictures in sub-folders of `path`, one for each class, whose name it bears: a data set of uint8[N, C, H, W].
 
-    Labels count the classes in the order of their names. Either `path` holds train/ and test/ (or val/ in its place,
-    which is left alone where there is test/ too), and in both a folder for each class, the same in both; or the
-    classes' folders stand in `path`, and of each class `test_share` of the pictures, a fifth where it is not given,
-    one at least, are held out for testing, the same ones each time for the same `seed` and number of files.
+    Labels count the classes in the order of their names, in which a byte that is not UTF-8 is shown as \\xe9. Either
+    `path` holds train/ and test/ (or val/ in its place, which is left alone where there is test/ too), and in both a
+    folder for each class, the same in both; or the classes' folders stand in `path`, and of each class `test_share` of
+    the pictures, a fifth where it is not given, one at least, are held out for testing, the same ones each time for the
+    same `seed` and number of files.
 
     Pictures are all files in a class's folder and below, whatever their suffix, but hidden ones (.DS_Store) and those
     that clearly are none (.txt, .csv, .json, Thumbs.db, ...: `NO_PICTURES`); they are brought to `image_size` (H, W)
@@ -76,7 +78,8 @@ def folder(
     t_train, t_test = (_labels(part) for part in (train, test))
     x = _read(pictures, (height, width), channels, fit, path)
     n = len(t_train)
-    return DataSet(path.resolve().name, x[:n], t_train, x[n:], t_test, tuple(train), str(path))
+    names = tuple(readable(label) for label in train)
+    return DataSet(readable(path.resolve().name), x[:n], t_train, x[n:], t_test, names, str(path))
 
 
 def _split(path: Path, test_share: float | None, seed: int) -> tuple[Classes, Classes]:

@@ -122,6 +122,7 @@ def read_about(path: Path) -> dict[str, Any]:
     cure = "; 'xconv train --out' writes it anew, and a report can be made without it"
     try:
         told = json.loads(text)
+        json.dumps(told, ensure_ascii=False).encode("utf-8")  # an escape such as \ud800 is no character
     except (ValueError, RecursionError) as error:
         raise FileError(f"{path}: expected JSON{cure}. Received: {error}") from None
     if not isinstance(told, dict):

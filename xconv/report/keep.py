@@ -65,7 +65,7 @@ def keep_training(folder: Path, model: Model) -> None:
     table.writeheader()
     table.writerows(() if history is None else history.rows())
     with replacing(folder / HISTORY) as part:
-        part.write_text(text.getvalue(), encoding="utf-8")
+        part.write_text(_utf8(text.getvalue()), encoding="utf-8")
     for name in (RUN, PAGE, *PICTURES):
         (folder / name).unlink(missing_ok=True)
 
@@ -135,14 +135,21 @@ def keep_about(folder: Path, told: Mapping[str, Any]) -> None:
 
 
 def _strict(value: Any) -> Any:
-    """With null for numbers that JSON lacks, and NumPy's numbers as Python's."""
+    """With null for numbers that JSON lacks, NumPy's numbers as Python's, and escapes for what UTF-8 lacks."""
+    if isinstance(value, str):
+        return _utf8(value)
     if isinstance(value, Mapping):
-        return {str(key): _strict(entry) for key, entry in value.items()}
+        return {_utf8(str(key)): _strict(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [_strict(entry) for entry in value]
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _utf8(text: str) -> str:
+    """With \\udce9 for half of a surrogate pair, as names of files that are not UTF-8 have."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def keep_pictures(

@@ -43,7 +43,7 @@ def write(folder: str | os.PathLike[str], *, custom_layers: Mapping[str, Any] | 
     """
     run = read(folder, custom_layers=custom_layers)
     with replacing(run.folder / PAGE) as part:
-        part.write_text(html(run), encoding="utf-8")
+        part.write_text(html(run), encoding="utf-8", errors="backslashreplace")  # of a folder not UTF-8
     return run
 
 
