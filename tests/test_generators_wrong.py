@@ -345,7 +345,41 @@ def test_a_generator_that_hangs_does_not_hold_the_caller(monkeypatch):
         with Ahead(items()) as ready:
             next(ready)
     assert "is not done after 0.01 s; its thread ends once it is" in str(told[0].message)
+    assert told[0].filename == __file__
+    let_go(go_on)
+
+
+def let_go(go_on):
     (thread,) = running()
     go_on.set()
     thread.join(10)
     assert not thread.is_alive()
+
+
+def test_an_epoch_does_not_end_for_a_sequence_that_still_makes_a_batch(monkeypatch):
+    """Its `on_epoch_end` may change what `__getitem__` reads."""
+    monkeypatch.setattr(ahead, "PATIENCE", 0.01)
+    go_on, hangs = threading.Event(), threading.Event()
+
+    class Slow(Parts):
+        def __getitem__(self, i):
+            if len(self.asked) == 2:
+                hangs.set()
+                go_on.wait(10)
+            return super().__getitem__(i)
+
+    def stop(model):
+        assert hangs.wait(10)
+        model.stop_training = True
+
+    given = Slow(X, T)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        small().fit(given, epochs=3, verbose=0, callbacks=[After(0, stop)])
+    assert given.epochs == 0
+    assert [(w.category, w.filename) for w in told] == [(RuntimeWarning, __file__)]
+    let_go(go_on)
+    assert given.epochs == 0
+    given.asked.append("another")  # it no longer hangs
+    small().fit(given, verbose=0, callbacks=[After(0, lambda model: setattr(model, "stop_training", True))])
+    assert given.epochs == 1

@@ -141,14 +141,14 @@ def raw_pixels(what: str, dtype: np.dtype) -> None:
         f"{what} holds whole numbers above 1 (dtype {dtype}), as raw pixels are; networks train best on numbers "
         f"from 0 to 1: {cure}. If whole numbers are meant, give x.astype('float32')",
         RawPixelsWarning,
-        stacklevel=_users_level(),
+        stacklevel=users_level(),
     )
 
 
-def _users_level() -> int:
-    """The `stacklevel`, for who calls this, of the nearest caller that is not xconv's."""
+def users_level() -> int:
+    """The `stacklevel`, for who calls this, of the nearest caller that is not xconv's (nor what ends its `with`)."""
     level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "xconv":
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("xconv", "contextlib"):
         level, frame = level + 1, frame.f_back
     return level
 

@@ -79,7 +79,10 @@ class Sequence(ABC):
         return len(self)
 
     def on_epoch_end(self) -> None:  # noqa: B027 for those who need nothing done
-        """Called after each epoch of training, and after each validation; no batch is being made then."""
+        """Called after each epoch of training, and after each validation; no batch is being made then.
+
+        Left out where training was stopped within an epoch and the batch that was being made takes more than 10 s.
+        """
 
 
 PyDataset = Sequence  # its newer name in Keras

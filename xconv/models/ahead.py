@@ -10,6 +10,8 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
+from xconv import checks
+
 T = TypeVar("T")
 MOST = 2  # batches that are ready, or being made, before anyone has asked for them
 PATIENCE = 10.0  # seconds that leaving waits for the batch that is being made
@@ -96,5 +98,5 @@ class Ahead(Generic[T]):
                 f"the batch that was being made when training ended is not done after {PATIENCE:g} s; its thread ends "
                 "once it is, and until then holds the generator",
                 RuntimeWarning,
-                stacklevel=2,
+                stacklevel=checks.users_level(),
             )

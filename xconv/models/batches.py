@@ -202,6 +202,7 @@ class Stream:
         self._steps_name, self._rounds, self._pulled = steps_name, rounds, 0
         self.late = Late(f"{self._what}x")
         self._batches: Any = given  # what is left to pull from
+        self._making = False  # whether batches are being made, by whichever thread
         self._is_sequence, self._once = _is_sequence(given), hasattr(given, "__next__")
         length = None if self._once else _length(given)
         self._wanted = length if steps is None else positive(steps, f"{what}: {steps_name}")
@@ -231,19 +232,23 @@ class Stream:
         return self._unpacked(items[0], f"{self._what}step 1")[0] if items else None
 
     def ended(self) -> None:
-        """An epoch is over."""
-        if self._is_sequence:
+        """An epoch is over; a Sequence hears of it, unless it still makes a batch that nobody waits for any more."""
+        if self._is_sequence and not self._making:
             self._given.on_epoch_end()
 
     def parts(self, batch_size: Any = None, epoch: int = 0, seed: int | None = None, **_: Any) -> Generator[Part]:
         """The batches of an epoch, checked. Those of a Sequence are shuffled by the seed, where there is one."""
         first = step = 0
-        for step, item in enumerate(self._items(epoch, seed), 1):
-            self._pulled += 1
-            part = self._part(item, epoch, first, f"step {step} of epoch {epoch}" if epoch else f"step {step}")
-            first += part.size
-            yield part
-            del item, part  # nobody but the caller holds a batch while the next one is made
+        self._making = True
+        try:
+            for step, item in enumerate(self._items(epoch, seed), 1):
+                self._pulled += 1
+                part = self._part(item, epoch, first, f"step {step} of epoch {epoch}" if epoch else f"step {step}")
+                first += part.size
+                yield part
+                del item, part  # nobody but the caller holds a batch while the next one is made
+        finally:
+            self._making = False
         if step < (self._wanted or 1):
             self._too_few(step + 1, epoch)
 
