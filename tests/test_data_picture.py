@@ -102,20 +102,24 @@ def test_sixteen_bits_keep_their_upper_eight(tmp_path, suffix):
     assert np.array_equal(read_picture(path, (4, 20))[..., 2], values // 256)
 
 
-def test_sixteen_bits_of_other_byte_order_and_32_that_hold_sixteen(tmp_path):
+def test_sixteen_bits_of_other_byte_order_and_format(tmp_path):
     big = Image.frombytes("I;16B", (2, 1), struct.pack(">HH", 0x1234, 0xFF00))
     big.save(tmp_path / "big.tiff")
     assert read_picture(tmp_path / "big.tiff", (1, 2), channels=1).ravel().tolist() == [0x12, 0xFF]
-    saved(tmp_path / "wide.tiff", np.array([[0x1234, 0xFF00]], np.int32))
-    assert read_picture(tmp_path / "wide.tiff", (1, 2), channels=1).ravel().tolist() == [0x12, 0xFF]
-    saved(tmp_path / "wider.tiff", np.array([[0, 1 << 20]], np.int32))
-    with pytest.raises(
-        FileError, match=r"wider\.tiff: expected pixels of at most 16 bits\. Received: values from 0 to"
-    ):
-        read_picture(tmp_path / "wider.tiff", 2)
-    saved(tmp_path / "float.tiff", np.ones((2, 2), np.float32))
-    with pytest.raises(FileError, match=r"float\.tiff: .*floating-point pixels"):
-        read_picture(tmp_path / "float.tiff", 2)
+    (tmp_path / "a.pgm").write_bytes(b"P5 2 1 65535\n" + struct.pack(">HH", 0x1234, 0xFF00))
+    assert read_picture(tmp_path / "a.pgm", (1, 2), channels=1).ravel().tolist() == [0x12, 0xFF]
+    (tmp_path / "ten.pgm").write_bytes(b"P5 2 1 1023\n" + struct.pack(">HH", 512, 1023))  # white as its header says
+    assert read_picture(tmp_path / "ten.pgm", (1, 2), channels=1).ravel().tolist() == [0x80, 0xFF]
+
+
+@pytest.mark.parametrize("dtype", ["int32", "float32"])
+@pytest.mark.parametrize("most", [1, 255, 65535])
+def test_pixels_of_no_known_range_are_refused(tmp_path, dtype, most):
+    """Bytes in 32 bits, say, of which the upper eight of sixteen would be black."""
+    saved(tmp_path / "wide.tiff", np.array([[0, most]], dtype))
+    kind = "signed or 32-bit pixels" if dtype == "int32" else "floating-point pixels"
+    with pytest.raises(FileError, match=rf"wide\.tiff: expected a picture of 8 or 16 bits\. Received: {kind}, of no"):
+        read_picture(tmp_path / "wide.tiff", 2)
 
 
 def test_what_is_transparent_is_white_unless_it_is_asked_for(tmp_path):

@@ -32,8 +32,9 @@ def read_picture(
     transparent becomes white unless `channels` is 4, colours become grey by ITU-R 601 where it is 1, 16 bits become
     the upper 8, and of several frames the first is taken.
 
-    FileError, naming the file, where it is missing, no picture, cut, larger than 89 million pixels, or of
-    floating-point pixels, whose white nobody knows; ConfigError for a size, number of channels or fit that cannot be.
+    FileError, naming the file, where it is missing, no picture, cut, larger than 89 million pixels, or of pixels whose
+    white nobody knows: floating-point, 32-bit or signed ones; ConfigError for a size, number of channels or fit that
+    cannot be.
     """
     height, width = check_wish(image_size, channels, fit, "read_picture")
     with quiet():
@@ -75,7 +76,8 @@ def decoded(path: Path, height: int, width: int, channels: int, fit: str) -> np.
                     f"{path}: expected a picture of at most {MOST_PIXELS:,} pixels. "
                     f"Received: {image.width}x{image.height}"
                 )
-            shown = _eight_bits(_upright(image), path)
+            _check_bits(image, path)
+            shown = _eight_bits(_upright(image))
             if shown.has_transparency_data and channels != 4:
                 shown = Image.alpha_composite(Image.new("RGBA", shown.size, "white"), shown.convert("RGBA"))
             shown = shown.convert(MODES[channels])
@@ -102,17 +104,17 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _eight_bits(image: Image.Image, path: Path) -> Image.Image:
+def _check_bits(image: Image.Image, path: Path) -> None:
+    """FileError for pixels of no known range: "I" is signed, but for PNG and PNM, whose 16 bits Pillow keeps in it."""
+    unknown = "floating-point pixels" if image.mode == "F" else "signed or 32-bit pixels" if image.mode == "I" else ""
+    if unknown and (image.mode, image.format) not in (("I", "PNG"), ("I", "PPM")):
+        raise FileError(f"{path}: expected a picture of 8 or 16 bits. Received: {unknown}, of no known range")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
     """Pictures of 16 bits by their upper eight, where Pillow's own conversion clips; it opens them as I;16 or I."""
     from PIL import Image
 
-    if image.mode == "F":
-        raise FileError(f"{path}: expected a picture of bytes. Received: floating-point pixels, of no known range")
     if not image.mode.startswith("I"):
         return image
-    values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() >= 1 << 16:
-        raise FileError(
-            f"{path}: expected pixels of at most 16 bits. Received: values from {values.min()} to {values.max()}"
-        )
-    return Image.fromarray((values >> 8).astype(np.uint8))
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
