@@ -6,6 +6,7 @@ import os
 import struct
 import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -221,13 +222,30 @@ def bomb(side: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + body
 
 
+@pytest.mark.parametrize("heard", ["error", "ignore"])
 @pytest.mark.parametrize("side", [9_460, 12_000, 20_000, 2**31 - 1])
-def test_a_decompression_bomb_is_refused(tmp_path, side):
+def test_a_decompression_bomb_is_refused(tmp_path, side, heard):
     """Just above the bound, and where Pillow itself would warn, and raise."""
     (tmp_path / "bomb.png").write_bytes(bomb(side))
-    said = "at most 89,478,485 pixels" if side < 13_000 else "decompression bomb"
-    with pytest.raises(FileError, match=rf"bomb\.png: expected a picture .*{said}"):
-        read_picture(tmp_path / "bomb.png", 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter(heard, Image.DecompressionBombWarning)
+        with pytest.raises(FileError, match=r"bomb\.png: expected a picture of at most 89,478,485 pixels\. Received: "):
+            read_picture(tmp_path / "bomb.png", 4)
+
+
+def test_threads_that_read_leave_the_filters_of_warnings_alone(tmp_path, monkeypatch):
+    """They are the whole process's: what one thread puts back, another may have set."""
+    path = saved(tmp_path / "a.png", COLOURS)
+    before, seen, original = list(warnings.filters), [], Image.open
+
+    def opened(*args, **settings):
+        seen.append(list(warnings.filters))
+        return original(*args, **settings)
+
+    monkeypatch.setattr(Image, "open", opened)
+    with ThreadPoolExecutor(4) as pool:
+        assert all(np.array_equal(x, COLOURS) for x in pool.map(lambda _: read_picture(path, (12, 20)), range(32)))
+    assert seen == [before] * 32 and warnings.filters == before
 
 
 def test_wishes_that_cannot_be(tmp_path):

@@ -84,5 +84,6 @@ def plain_warnings() -> Iterator[None]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", DeadNetworkWarning)
+        warnings.filterwarnings("ignore", r"Image size .* decompression bomb")  # Pillow's; to xconv it is an error
         warnings.showwarning = show
         yield

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from xconv import checks, streams
 from xconv.backend.threads import default_threads
 from xconv.data.dataset import DataSet
-from xconv.data.picture import check_wish, decoded, quiet
+from xconv.data.picture import check_wish, decoded, load_readers
 from xconv.errors import ConfigError, FileError, OutOfMemoryError, described
 from xconv.files import readable
 
@@ -185,8 +185,9 @@ def _read(pictures: Sequence[Path], size: tuple[int, int], channels: int, fit: s
         return None
 
     settings = {"desc": path.name, "unit": " pictures", "leave": False, "file": sys.stderr, "disable": None, "delay": 1}
+    load_readers()
     # Pillow gives the interpreter free while it decodes and resizes.
-    with quiet(), tqdm(total=len(pictures), **settings) as bar, ThreadPoolExecutor(default_threads()) as pool:
+    with tqdm(total=len(pictures), **settings) as bar, ThreadPoolExecutor(default_threads()) as pool:
         problems = []
         try:
             for problem in pool.map(read, range(len(pictures))):

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +17,7 @@ if TYPE_CHECKING:  # Pillow is loaded by those who read pictures
 FITS = ("crop", "squeeze")
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # by channels
 MOST_PIXELS = 89_478_485  # Pillow's bound too: a quarter of a gigabyte of colours; more is an attack, or a mistake
+_SMALLER = f"expected a picture of at most {MOST_PIXELS:,} pixels"
 
 
 def read_picture(
@@ -37,8 +35,8 @@ def read_picture(
     cannot be.
     """
     height, width = check_wish(image_size, channels, fit, "read_picture")
-    with quiet():
-        return decoded(Path(path), height, width, channels, fit)
+    load_readers()
+    return decoded(Path(path), height, width, channels, fit)
 
 
 def check_wish(image_size: int | tuple[int, int], channels: int, fit: str, what: str) -> tuple[int, int]:
@@ -51,19 +49,18 @@ def check_wish(image_size: int | tuple[int, int], channels: int, fit: str, what:
     return height, width
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without Pillow's warning of large pictures, which are an error here; filters are the whole process's."""
+def load_readers() -> None:
+    """All of Pillow's readers, once and before there are threads: two must not."""
     from PIL import Image
 
-    Image.init()  # all readers, now: two threads must not
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        yield
+    Image.init()
 
 
 def decoded(path: Path, height: int, width: int, channels: int, fit: str) -> np.ndarray:
-    """As `read_picture`, for wishes that are checked; many threads may call it at once."""
+    """As `read_picture`, for wishes that are checked; many threads may call it at once.
+
+    Pillow's warning of large pictures, which are an error here, goes its way: filters are the whole process's.
+    """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     if not path.is_file():  # a pipe would be waited for without end
@@ -72,10 +69,7 @@ def decoded(path: Path, height: int, width: int, channels: int, fit: str) -> np.
     try:
         with Image.open(path) as image:
             if image.width * image.height > MOST_PIXELS:
-                raise FileError(
-                    f"{path}: expected a picture of at most {MOST_PIXELS:,} pixels. "
-                    f"Received: {image.width}x{image.height}"
-                )
+                raise FileError(f"{path}: {_SMALLER}. Received: {image.width}x{image.height}")
             _check_bits(image, path)
             shown = _eight_bits(_upright(image))
             if shown.has_transparency_data and channels != 4:
@@ -86,6 +80,8 @@ def decoded(path: Path, height: int, width: int, channels: int, fit: str) -> np.
             scaled = ImageOps.fit(shown, size, bilinear) if fit == "crop" else shown.resize(size, bilinear)
     except FileError:
         raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # its bound is ours
+        raise FileError(f"{path}: {_SMALLER}. Received: {error}") from error
     except UnidentifiedImageError as error:
         raise FileError(f"{path}: expected a picture, such as a PNG. Received: another kind of file") from error
     except Exception as error:  # Pillow's readers raise nearly anything: SyntaxError, struct.error, ...
