@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import warnings
@@ -13,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xconv.data import read_picture
-from xconv.errors import ConfigError, FileError
+from xconv.data import folder, read_picture
+from xconv.errors import ConfigError, FileError, OutOfMemoryError
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)
 
@@ -246,6 +247,32 @@ def test_threads_that_read_leave_the_filters_of_warnings_alone(tmp_path, monkeyp
     with ThreadPoolExecutor(4) as pool:
         assert all(np.array_equal(x, COLOURS) for x in pool.map(lambda _: read_picture(path, (12, 20)), range(32)))
     assert seen == [before] * 32 and warnings.filters == before
+
+
+@pytest.mark.parametrize("where", ["PIL.ImageOps.fit", "PIL.ImageOps.exif_transpose"])
+def test_too_little_memory_is_no_fault_of_the_file(tmp_path, monkeypatch, where):
+    def none_left(*_):
+        raise MemoryError
+
+    for name in "ab":
+        for i in range(2):
+            (tmp_path / name).mkdir(exist_ok=True)
+            saved(tmp_path / name / f"{i}.png", COLOURS)
+    monkeypatch.setattr(where, none_left)
+    with pytest.raises(OutOfMemoryError, match=r"0\.png: this picture takes more memory than there is"):
+        read_picture(tmp_path / "a" / "0.png", 4)
+    with pytest.raises(OutOfMemoryError, match="this picture takes more memory"):
+        folder(tmp_path, 4)
+
+
+def test_a_place_that_cannot_be_looked_at(tmp_path, monkeypatch):
+    def refuse(self, **_):
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    monkeypatch.setattr(Path, "is_file", refuse)  # as it does before Python 3.14
+    with pytest.raises(FileError, match=r"a\.png: expected a picture that can be read\. Received: .*Permission denied"):
+        read_picture(tmp_path / "a.png", 4)
 
 
 def test_wishes_that_cannot_be(tmp_path):

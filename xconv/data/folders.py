@@ -57,7 +57,7 @@ def folder(
     FileError where there is no such folder, or nothing in it; where it has fewer than two classes, or one without
     pictures, or one that only train/ or only test/ has; and, with their number and the first names, where pictures
     cannot be read: nothing is loaded then. ConfigError for arguments that cannot be. OutOfMemoryError where the bytes
-    of all pictures do not fit into memory.
+    of all pictures, or one while it is read, do not fit into memory.
     """
     height, width = check_wish(image_size, channels, fit, "folder")
     streams.check_seed(seed)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xconv.errors import ConfigError, FileError, described
+from xconv.errors import ConfigError, FileError, OutOfMemoryError, described
 from xconv.shapes import pair
 
 if TYPE_CHECKING:  # Pillow is loaded by those who read pictures
@@ -32,7 +32,7 @@ def read_picture(
 
     FileError, naming the file, where it is missing, no picture, cut, larger than 89 million pixels, or of pixels whose
     white nobody knows: floating-point, 32-bit or signed ones; ConfigError for a size, number of channels or fit that
-    cannot be.
+    cannot be; OutOfMemoryError where the picture does not fit into memory.
     """
     height, width = check_wish(image_size, channels, fit, "read_picture")
     load_readers()
@@ -63,10 +63,10 @@ def decoded(path: Path, height: int, width: int, channels: int, fit: str) -> np.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-    if not path.is_file():  # a pipe would be waited for without end
-        received = "a folder" if path.is_dir() else "something else" if path.exists() else "no such file"
-        raise FileError(f"{path}: expected a picture, such as a PNG. Received: {received}")
     try:
+        if not path.is_file():  # a pipe would be waited for without end
+            received = "a folder" if path.is_dir() else "something else" if path.exists() else "no such file"
+            raise FileError(f"{path}: expected a picture, such as a PNG. Received: {received}")
         with Image.open(path) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise FileError(f"{path}: {_SMALLER}. Received: {image.width}x{image.height}")
@@ -80,6 +80,8 @@ def decoded(path: Path, height: int, width: int, channels: int, fit: str) -> np.
             scaled = ImageOps.fit(shown, size, bilinear) if fit == "crop" else shown.resize(size, bilinear)
     except FileError:
         raise
+    except MemoryError as error:  # no fault of the file
+        raise OutOfMemoryError(f"{path}: this picture takes more memory than there is") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # its bound is ours
         raise FileError(f"{path}: {_SMALLER}. Received: {error}") from error
     except UnidentifiedImageError as error:
@@ -96,6 +98,8 @@ def _upright(image: Image.Image) -> Image.Image:
 
     try:
         return ImageOps.exif_transpose(image)
+    except MemoryError:
+        raise
     except Exception:  # EXIF that cannot be read turns nothing, as in browsers; damaged pixels raise anew below
         return image
 
