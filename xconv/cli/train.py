@@ -100,7 +100,7 @@ def train(
             if run is not None:
                 early = brake.place if code else ""
                 if diverged is not None:
-                    early = f"in epoch {brake.epoch}: its loss became NaN or infinite"
+                    early = f"in epoch {brake.epoch}: numbers became NaN or infinite"
                 try:
                     run.write(epochs, batch_size, arrays[2:], early)
                 except FileError as error:
