@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import io
@@ -15,7 +16,7 @@ from test_data_idx import idx
 
 from xconv import data
 from xconv.data import mnist
-from xconv.errors import ConfigError, FileError
+from xconv.errors import ConfigError, FileError, OutOfMemoryError
 
 ROOT = os.environ.get("XCONV_DATA_DIR", "")
 FILES = mnist._FILES
@@ -220,6 +221,27 @@ def test_a_damaged_file_in_the_cache_is_brought_again(mirrors):
     (folder / f"{FILES[1]}.gz").write_bytes(b"rotten")
     assert data.load("mnist").t_train.tolist() == [3, 1, 4, 1, 5]
     assert asked[4:] == [f"/a/{FILES[1]}.gz"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "said"),
+    [(MemoryError(), OutOfMemoryError, "more memory"), (OSError(errno.EIO, "I/O error"), FileError, "I/O error")],
+)
+def test_whole_files_that_cannot_be_read_now_are_not_brought_again(mirrors, monkeypatch, fault, error, said):
+    folder, _, asked = mirrors
+    data.load("mnist")
+    before = len(asked)
+
+    def fail(*_):
+        raise fault
+
+    with monkeypatch.context() as patch:
+        patch.setattr("xconv.data.idx._read", fail)
+        with pytest.raises(error, match=said) as caught:
+            data.load("mnist")
+    assert caught.value.__cause__ is fault and str(folder) in str(caught.value)
+    data.load("mnist")
+    assert len(asked) == before
 
 
 def test_when_all_fail_the_error_says_what_to_do_and_nothing_is_kept(mirrors):

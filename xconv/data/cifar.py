@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from xconv.data.dataset import DataSet
-from xconv.data.download import cache_dir, download
-from xconv.errors import ConfigError, FileError
+from xconv.data.download import UnreadableError, cache_dir, download
+from xconv.errors import ConfigError, FileError, OutOfMemoryError
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 IMAGE_SHAPE = (3, 32, 32)
@@ -68,7 +68,7 @@ def read_cifar10(*paths: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray
 
     Each file holds any number of records, but at least one. FileError, naming the file, what was expected and what
     came, where one is missing, is a folder, is not made of whole records, or has a label above 9. Memory stays within
-    the arrays and 3 MB.
+    the arrays and 3 MB; OutOfMemoryError where there is not so much.
     """
     if not paths:
         raise ConfigError("read_cifar10: expected the path of at least one file. Received: none")
@@ -85,7 +85,9 @@ def load() -> DataSet:
     else:
         try:
             arrays = _read_all(folder, "delete it, and it will be fetched again")
-        except FileError:
+        except UnreadableError:
+            raise
+        except FileError:  # missing or damaged
             arrays = _fetch(folder)
     return DataSet("cifar10", *arrays, CLASSES, str(folder))
 
@@ -106,6 +108,7 @@ def _read(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Images and labels of all `paths`, of so many `images` each where that is known, and with those SHA-256."""
     damaged = f"{_DAMAGED}: {cure}"
+    names = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
     try:
         counts = [_records(path, images, damaged) for path in paths]  # of all, before anything is read
         x = np.empty((sum(counts), *IMAGE_SHAPE), np.uint8)
@@ -117,9 +120,10 @@ def _read(
             first += count
     except FileError:
         raise
-    except (OSError, MemoryError) as error:
-        names = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
-        raise FileError(f"{names}: expected CIFAR-10 files. Received: {error or type(error).__name__}") from error
+    except OSError as error:
+        raise UnreadableError(f"{names}: expected CIFAR-10 files. Received: {error}") from error
+    except MemoryError as error:
+        raise OutOfMemoryError(f"{names}: their content takes more memory than there is") from error
     return x, t
 
 

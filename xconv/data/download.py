@@ -66,6 +66,10 @@ def download(
     raise FileError(f"{destination.name}: no mirror gave it. {cure}. Tried: {'; '.join(failures)}")
 
 
+class UnreadableError(FileError):
+    """A file that is there, and may be whole, cannot be read: a download would not mend that."""
+
+
 class _Bar(tqdm):
     """A progress bar on a terminal, and everywhere the end of a download that is too long; pooch has no limit."""
 

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from xconv.errors import FileError
+from xconv.data.download import UnreadableError
+from xconv.errors import FileError, OutOfMemoryError
 
 CODES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 MAX_RANK = 8
@@ -42,7 +43,7 @@ def read_idx(
     file, and `cure` what the message about a damaged file advises. FileError, naming the file, what was expected and
     what came, where the file is missing, is not IDX, holds another shape or type, is shorter or longer than its header
     says, or has another hash. Memory stays within the array's size, and a header that declares more than the file can
-    hold is refused before anything is allocated.
+    hold is refused before anything is allocated. OutOfMemoryError where the array does not fit into memory.
     """
     path = Path(path)
     damaged = f"the file was cut or altered{cure and ': '}{cure}"
@@ -61,8 +62,10 @@ def read_idx(
         raise
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise FileError(f"{path}: expected a whole IDX file. Received: {error}; {damaged}") from error
-    except (OSError, MemoryError) as error:
-        raise FileError(f"{path}: expected a whole IDX file. Received: {error or type(error).__name__}") from error
+    except OSError as error:
+        raise UnreadableError(f"{path}: expected a whole IDX file. Received: {error}") from error
+    except MemoryError as error:
+        raise OutOfMemoryError(f"{path}: its content takes more memory than there is") from error
 
 
 def _read(

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from xconv.data.dataset import DataSet
-from xconv.data.download import cache_dir, download
+from xconv.data.download import UnreadableError, cache_dir, download
 from xconv.data.idx import read_idx
 from xconv.errors import FileError
 
@@ -161,7 +161,9 @@ def _cached(folder: Path, mirrors: tuple[str, ...], file: str, shape: tuple[int,
     read = partial(read_idx, shape=shape, sha256=sha256, cure="delete it, and it will be fetched again")
     try:
         return read(path)
-    except FileError:
+    except UnreadableError:
+        raise
+    except FileError:  # missing or damaged
         limit = math.prod(shape) + 4096  # what cannot be packed grows a little
         cure = f"Set XCONV_DATA_DIR to a folder that holds {folder.name}/{path.name}, or use 'mnist-sample'"
         if path.exists():
