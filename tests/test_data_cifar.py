@@ -19,7 +19,7 @@ from xconv.data import cifar
 from xconv.errors import ConfigError, FileError, OutOfMemoryError
 
 ROOT = os.environ.get("XCONV_DATA_DIR", "")
-NAMES = [name for name, _ in cifar._SOURCE.files]
+NAMES = [name for name, _ in cifar._ORIGIN.files]
 FEW = 3  # images in a file of the stand-in
 
 
@@ -156,7 +156,7 @@ def use(monkeypatch, archive: bytes, **changes):
     """The small set in place of the real one, with `archive`'s own hash."""
     files = tuple((name, hashlib.sha256(body).hexdigest()) for name, body in CONTENT.items())
     about = (len(archive), hashlib.sha256(archive).hexdigest())
-    monkeypatch.setattr(cifar, "_SOURCE", replace(cifar._SOURCE, archive=about, files=files, images=FEW, **changes))
+    monkeypatch.setattr(cifar, "_ORIGIN", replace(cifar._ORIGIN, archive=about, files=files, images=FEW, **changes))
 
 
 @pytest.fixture
@@ -384,7 +384,7 @@ OUTSIDE = {f"../{NAMES[3]}": b"x", f"../../{NAMES[3]}": b"x", f"/tmp/{NAMES[3]}"
 def test_a_hostile_archive_writes_nothing_anywhere(web, tmp_path, monkeypatch, archive, said):
     """Even where its hash is the expected one."""
     cache, answers, _ = web
-    use(monkeypatch, archive, mirrors=cifar._SOURCE.mirrors[:1])
+    use(monkeypatch, archive, mirrors=cifar._ORIGIN.mirrors[:1])
     answers[f"/a/{cifar.ARCHIVE}"] = archive
     with pytest.raises(FileError, match=said):
         data.load("cifar10")

@@ -119,8 +119,8 @@ def small(monkeypatch):
         (file, array.shape, hashlib.sha256(CONTENT[file]).hexdigest())
         for file, array in zip(FILES, SMALL + SMALL, strict=True)
     )
-    source = replace(mnist._SOURCES["mnist"], files=files, mirrors=())
-    monkeypatch.setitem(mnist._SOURCES, "mnist", source)
+    source = replace(mnist._ORIGINS["mnist"], files=files, mirrors=())
+    monkeypatch.setitem(mnist._ORIGINS, "mnist", source)
     return source
 
 
@@ -161,7 +161,7 @@ def test_data_dir_with_other_content_is_refused(small, tmp_path, monkeypatch):
 def mirrors(small, server, tmp_path, monkeypatch):
     """The small set behind two mirrors, /a/ and /b/, with an empty cache."""
     address, answers, asked = server
-    monkeypatch.setitem(mnist._SOURCES, "mnist", replace(small, mirrors=(f"{address}/a/", f"{address}/b/")))
+    monkeypatch.setitem(mnist._ORIGINS, "mnist", replace(small, mirrors=(f"{address}/a/", f"{address}/b/")))
     for file, content in CONTENT.items():
         answers[f"/a/{file}.gz"] = answers[f"/b/{file}.gz"] = gzip.compress(content)
     return tmp_path / "cache" / "mnist", answers, asked
@@ -273,8 +273,8 @@ def test_when_all_fail_and_the_cache_is_damaged_the_error_says_so(mirrors):
 def test_offline(mirrors, monkeypatch, capfd):
     folder, _, _ = mirrors
     # port 9 of this machine: nobody listens there
-    source = replace(mnist._SOURCES["mnist"], mirrors=("http://127.0.0.1:9/",))
-    monkeypatch.setitem(mnist._SOURCES, "mnist", source)
+    source = replace(mnist._ORIGINS["mnist"], mirrors=("http://127.0.0.1:9/",))
+    monkeypatch.setitem(mnist._ORIGINS, "mnist", source)
     with pytest.raises(FileError, match=r"Set XCONV_DATA_DIR.*refused"):
         data.load("mnist")
     assert cached(folder) == []

@@ -35,7 +35,7 @@ _STRANGERS = {  # what comes instead, by its first bytes
 
 
 @dataclass(frozen=True)
-class _Source:
+class _Origin:
     """Where CIFAR-10 lies: the archive, with its length and SHA-256, and in it `files` (name, SHA-256).
 
     Each has so many `images`; those of the last are for testing.
@@ -49,7 +49,7 @@ class _Source:
 
 FOLDER = "cifar-10-batches-bin"
 ARCHIVE = "cifar-10-binary.tar.gz"
-_SOURCE = _Source(
+_ORIGIN = _Origin(
     ("https://www.cs.toronto.edu/~kriz/", "https://cave.cs.toronto.edu/kriz/"),
     (170_052_171, "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"),
     (
@@ -97,10 +97,10 @@ Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # x_train, t_tra
 
 def _read_all(folder: Path, cure: str) -> Arrays:
     """The six files of CIFAR-10 in `folder`, each by its hash."""
-    paths = [folder / name for name, _ in _SOURCE.files]
-    hashes = [sha256 for _, sha256 in _SOURCE.files]
-    train = _read(paths[:-1], _SOURCE.images, hashes[:-1], cure)
-    return *train, *_read(paths[-1:], _SOURCE.images, hashes[-1:], cure)
+    paths = [folder / name for name, _ in _ORIGIN.files]
+    hashes = [sha256 for _, sha256 in _ORIGIN.files]
+    train = _read(paths[:-1], _ORIGIN.images, hashes[:-1], cure)
+    return *train, *_read(paths[-1:], _ORIGIN.images, hashes[-1:], cure)
 
 
 def _read(
@@ -176,7 +176,7 @@ def _read_one(path: Path, x: np.ndarray, t: np.ndarray, sha256: str | None, dama
 
 def _check_there(folder: Path) -> None:
     """FileError, with what to put where, if one of the six files is not in a folder under $XCONV_DATA_DIR."""
-    missing = [name for name, _ in _SOURCE.files if not (folder / name).exists()]
+    missing = [name for name, _ in _ORIGIN.files if not (folder / name).exists()]
     if not missing:
         return
     cure = f"Unpack {ARCHIVE} into {folder.parent}, or unset XCONV_DATA_DIR to have it downloaded"
@@ -189,20 +189,20 @@ def _check_there(folder: Path) -> None:
 
 def _fetch(folder: Path) -> Arrays:
     """Download the archive, and put its six files into `folder` once all of them are right."""
-    size, sha256 = _SOURCE.archive
-    cure = f"Set XCONV_DATA_DIR to a folder that holds {FOLDER}/{_SOURCE.files[0][0]} and the other five"
-    if any((folder / name).exists() for name, _ in _SOURCE.files):
+    size, sha256 = _ORIGIN.archive
+    cure = f"Set XCONV_DATA_DIR to a folder that holds {FOLDER}/{_ORIGIN.files[0][0]} and the other five"
+    if any((folder / name).exists() for name, _ in _ORIGIN.files):
         cure = f"What is in the cache, {folder}, is damaged. {cure}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".download-") as work:
             archive, unpacked = Path(work) / ARCHIVE, Path(work) / FOLDER
-            mirrors = [mirror + ARCHIVE for mirror in _SOURCE.mirrors]
+            mirrors = [mirror + ARCHIVE for mirror in _ORIGIN.mirrors]
             download(mirrors, archive, lambda path: _check_archive(path, size, sha256), size, cure)
             unpacked.mkdir()
             _unpack(archive, unpacked)
             arrays = _read_all(unpacked, f"{ARCHIVE} does not hold what it held before")
-            for name, _ in _SOURCE.files:
+            for name, _ in _ORIGIN.files:
                 os.replace(unpacked / name, folder / name)
     except FileError:
         raise
@@ -223,8 +223,8 @@ def _check_archive(path: Path, size: int, sha256: str) -> None:
 
 def _unpack(archive: Path, folder: Path) -> None:
     """Copy the six files out of the archive, by our own names: no name, link or mode in it is followed."""
-    wanted = {name for name, _ in _SOURCE.files}
-    size = _SOURCE.images * RECORD
+    wanted = {name for name, _ in _ORIGIN.files}
+    size = _ORIGIN.images * RECORD
     try:
         with tarfile.open(archive, "r:gz") as tar:
             for member in tar:

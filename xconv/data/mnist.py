@@ -22,7 +22,7 @@ CLOTHES = (
 
 
 @dataclass(frozen=True)
-class _Source:
+class _Origin:
     """Where a data set lies. `files`: x_train, t_train, x_test, t_test as (file, shape, SHA-256 of what it unpacks to).
 
     The hash is that of the content and not of the .gz, since mirrors and distributions pack the same bytes anew.
@@ -47,7 +47,7 @@ def _files(train: int, hashes: tuple[str, str, str, str]) -> tuple[tuple[str, tu
     return tuple(zip(_FILES, shapes, hashes, strict=True))
 
 
-_SAMPLE = _Source(
+_SAMPLE = _Origin(
     "mnist_sample",
     DIGITS,
     (),
@@ -61,8 +61,8 @@ _SAMPLE = _Source(
         ),
     ),
 )
-_SOURCES = {
-    "mnist": _Source(
+_ORIGINS = {
+    "mnist": _Origin(
         "mnist",
         DIGITS,
         (
@@ -79,7 +79,7 @@ _SOURCES = {
             ),
         ),
     ),
-    "fashion-mnist": _Source(
+    "fashion-mnist": _Origin(
         "fashion-mnist",
         CLOTHES,
         (
@@ -98,7 +98,7 @@ _SOURCES = {
     ),
 }
 SAMPLE = Path(__file__).parent / "mnist_sample"
-NAMES = ("mnist-sample", *_SOURCES)
+NAMES = ("mnist-sample", *_ORIGINS)
 
 
 def load(name: str) -> DataSet:
@@ -111,7 +111,7 @@ def load(name: str) -> DataSet:
             for file, shape, sha256 in source.files
         ]
     else:
-        source = _SOURCES[name]
+        source = _ORIGINS[name]
         root = os.environ.get("XCONV_DATA_DIR")
         folder = Path(root or cache_dir()) / source.folder
         if root:
