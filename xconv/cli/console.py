@@ -60,15 +60,15 @@ def print_table(title: str, header: list[str], rows: list[list[str]], *, numbers
 def any_text() -> Iterator[None]:
     """Stdout takes every text: what its encoding lacks, such as names of files that are not UTF-8, comes as \\udce9."""
     stream = sys.stdout
-    strict = isinstance(stream, io.TextIOWrapper) and stream.errors == "strict"
-    if strict:
-        stream.reconfigure(errors="backslashreplace")
+    if not isinstance(stream, io.TextIOWrapper) or stream.errors != "strict":
+        yield
+        return
+    stream.reconfigure(errors="backslashreplace")
     try:
         yield
     finally:
         with suppress(OSError, ValueError):  # it is flushed first, and may be closed, or a pipe that nobody reads
-            if strict:
-                stream.reconfigure(errors="strict")
+            stream.reconfigure(errors="strict")
 
 
 @contextmanager
