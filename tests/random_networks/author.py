@@ -21,11 +21,13 @@ LABELLED = ("categorical", "sparse", "soft", "smoothed", "sparse of logits", "bi
 IMAGES = {
     "Conv2D": 7.0, "MaxPool2D": 4.0, "AvgPool2D": 4.0, "BatchNormalization": 2.5, "Dropout": 1.5, "ReLU": 1.5,
     "LeakyReLU": 1.5, "Sigmoid": 1.0, "Tanh": 1.0, "Softmax": 0.7, "Identity": 1.0, "Activation": 1.5,
-    "ZeroPadding2D": 5.0, "Dense": 1.2, "Reshape": 1.2, "Lambda": 1.5,
+    "ZeroPadding2D": 5.0, "Dense": 1.2, "Reshape": 1.2, "Lambda": 1.5, "Rescaling": 1.2, "Normalization": 1.2,
+    "ChannelPadding": 4.5,
 }  # fmt: skip
 VECTORS = {
     "Dense": 4.0, "BatchNormalization": 1.5, "Dropout": 1.5, "ReLU": 1.0, "LeakyReLU": 1.0, "Sigmoid": 0.8,
     "Tanh": 0.8, "Softmax": 0.5, "Identity": 0.7, "Activation": 1.2, "Reshape": 1.2, "Lambda": 1.0, "Flatten": 0.5,
+    "Rescaling": 0.7, "Normalization": 0.7,
 }  # fmt: skip
 
 
@@ -131,6 +133,9 @@ class _Author:
             "Softmax": lambda: {"axis": self.axis(shape)},
             "Activation": lambda: {"activation": self.one_of(*ACTIVATIONS)},
             "ZeroPadding2D": lambda: {"padding": self.zeros_around()},
+            "ChannelPadding": lambda: {"before": self.whole(0, 2), "behind": self.whole(0, 2)},
+            "Rescaling": lambda: {"scale": self.one_of(-1.5, 0.5, 2.0), "offset": self.one_of(0.0, 0.3)},
+            "Normalization": lambda: {"axis": None, "mean": self.one_of(-0.2, 0.3), "variance": self.one_of(0.5, 2.0)},
             "Reshape": lambda: self.reshape(shape),
             "Lambda": lambda: {"function": self.one_of(*(LAMBDAS[:-1] if keep else LAMBDAS))},
         }.get(kind, dict)()

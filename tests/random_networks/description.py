@@ -152,9 +152,11 @@ def shape_after(kind: str, arguments: dict[str, Any], shapes: Sequence[Shape], d
         return tuple(rest if size == -1 else size for size in target)
     if kind == "Lambda" and arguments["function"] == "total":
         return *shape[:-1], 1
-    if kind not in ("Conv2D", "MaxPool2D", "AvgPool2D", "ZeroPadding2D") and not kind.startswith("Global"):
+    if kind not in ("Conv2D", "MaxPool2D", "AvgPool2D", "ZeroPadding2D", "ChannelPadding") and "Global" not in kind:
         return shape
     c, *sizes = to_chw(shape, data_format)
+    if kind == "ChannelPadding":
+        return from_chw((arguments["before"] + c + arguments["behind"], *sizes), data_format)
     if kind.startswith("Global"):
         return (c,)
     kernel = two(arguments.get("kernel_size") or arguments.get("pool_size", 1))

@@ -137,7 +137,19 @@ class _Pass:
     def ZeroPadding2D(self, x: torch.Tensor, padding: Any) -> torch.Tensor:
         return self._back(self._padded(self._first(x), padding, (1, 1), (1, 1), (1, 1), 0.0))
 
+    def ChannelPadding(self, x: torch.Tensor, before: int, behind: int) -> torch.Tensor:
+        return self._back(F.pad(self._first(x), (0, 0, 0, 0, before, behind)))
+
     # ------------------------------------------------------------------ other layers with numbers of their own
+
+    def Rescaling(self, x: torch.Tensor, scale: float, offset: float) -> torch.Tensor:
+        return x * scale + offset
+
+    def Normalization(self, x: torch.Tensor, **_: Any) -> torch.Tensor:
+        mean, var = (self.p[f"{self.node.layer}.{name}"] for name in ("mean", "var"))
+        if x.ndim == 4:
+            mean, var = mean[:, None, None], var[:, None, None]
+        return self._back((self._first(x) - mean) / torch.sqrt(var + 1e-14))
 
     def Dense(self, x: torch.Tensor, **_: Any) -> torch.Tensor:
         y, b = x @ self.p[f"{self.node.layer}.w"], self.p.get(f"{self.node.layer}.b")
