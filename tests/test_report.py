@@ -189,6 +189,49 @@ def test_values_that_json_lacks(tmp_path):
         report.keep_about(tmp_path, {"a": object()})
 
 
+CYCLE: dict = {}
+CYCLE["in"] = CYCLE
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"notes": {"data": "cifar folder"}}, r"run\.json: data: expected a mapping\. Received: 'cifar folder'"),
+        ({"notes": {"recipe": ["sgd"]}}, "recipe: expected a mapping"),
+        ({"notes": {"throughput": 3.0}}, "throughput: expected a mapping"),
+        ({"notes": {"results": {"test": 0.5}}}, "results: test: expected a mapping"),
+        ({"notes": {"epochs": "five"}}, r"epochs: expected a whole number\. Received: 'five'"),
+        ({"notes": {"command": ["xconv", "train"]}}, "command: expected a text"),
+        ({"notes": {"mine": object()}}, "expected plain JSON values"),
+        ({"notes": {"mine": CYCLE}}, "expected plain JSON values"),
+        ({"notes": {"mine": "a" * (1 << 20)}}, "expected at most 1,048,576 bytes"),
+        ({"notes": "text"}, "notes: expected a mapping"),
+        ({"classes": "abc"}, "classes: expected names"),
+        ({"classes": 3}, "classes: expected names"),
+        ({"before": "random"}, "before: expected the array"),
+        ({"test": np.zeros((30, 8, 8, 1))}, r"test: expected a pair \(x, labels\)\. Received: .*30"),
+        ({"test": (np.zeros((30, 8, 8, 1)), None)}, "test: expected an array of labels"),
+        ({"test": (iter(()), np.zeros(3, int))}, "test: expected an array of examples"),
+        ({"test": (np.zeros((3, 8, 8, 1)), np.zeros(2, int))}, "Received: 3 examples, 2 labels"),
+        ({"test": (np.zeros((0, 8, 8, 1)), np.zeros(0, int))}, "Received: 0 examples, 0 labels"),
+    ],
+)
+def test_what_cannot_be_kept_leaves_the_earlier_run(folder, kept, given, message):
+    report.write(folder)
+    earlier = {entry.name: entry.read_bytes() for entry in folder.iterdir()}
+    with pytest.raises(ConfigError, match=message):
+        report.keep(folder, kept[1], **given)
+    assert {entry.name: entry.read_bytes() for entry in folder.iterdir()} == earlier
+
+
+def test_folder_and_model_in_the_other_order(folder, kept):
+    with pytest.raises(ConfigError, match="folder: expected a path; it stands before the model"):
+        report.keep(kept[1], folder)
+    with pytest.raises(ConfigError, match=r"model: expected a model\. Received: 'net'"):
+        report.keep(folder, "net")
+    assert "report.html" not in os.listdir(folder) and "curves.png" in os.listdir(folder)
+
+
 @pytest.mark.parametrize("epochs", [4, 5])
 def test_results_are_of_the_last_epoch_that_was_tested(tmp_path, epochs):
     net = network()

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from xconv.models.summary import facts
 MODEL, HISTORY, RUN, PAGE = "model.safetensors", "history.csv", "run.json", "report.html"
 PICTURES = ("curves.png", "predictions.png", "confusion.png", "filters.png", "features.png")
 _OBJECTS = ("data", "recipe", "optimizer", "backend", "versions", "throughput", "results", "not_drawn")
-_MOST = {RUN: 1 << 20, HISTORY: 1 << 24}  # bytes; more is no run of ours
+MOST = {RUN: 1 << 20, HISTORY: 1 << 24}  # bytes; more is no run of ours
 _MOST_OF_A_PICTURE = 1 << 25
 _PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -111,7 +111,7 @@ def _bytes(path: Path, most: int) -> bytes:
 
 def _text(path: Path) -> str:
     try:
-        return _bytes(path, _MOST[path.name]).decode("utf-8")
+        return _bytes(path, MOST[path.name]).decode("utf-8")
     except UnicodeDecodeError as error:
         raise FileError(f"{path}: expected UTF-8 text. Received: {error}") from None
 
@@ -127,15 +127,17 @@ def read_about(path: Path) -> dict[str, Any]:
         raise FileError(f"{path}: expected JSON{cure}. Received: {error}") from None
     if not isinstance(told, dict):
         raise FileError(f"{path}: expected a JSON object{cure}. Received: {described(told)}")
-    for name in _OBJECTS:
-        if not isinstance(told.get(name), dict | None):
-            raise FileError(f"{path}: {name}: expected an object{cure}. Received: {described(told[name])}")
-    for part in told.get("results", None) or {}:
-        if not isinstance(told["results"][part], dict):
-            raise FileError(
-                f"{path}: results: {part}: expected an object{cure}. Received: {described(told['results'][part])}"
-            )
+    for name, value in no_objects(told):
+        raise FileError(f"{path}: {name}: expected an object{cure}. Received: {described(value)}")
     return {name: value for name, value in told.items() if value is not None}
+
+
+def no_objects(told: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Names and values of the entries of a run.json that are none of the objects that a page is made of."""
+    yield from ((name, told[name]) for name in _OBJECTS if not isinstance(told.get(name), Mapping | None))
+    results = told.get("results")
+    if isinstance(results, Mapping):
+        yield from ((f"results: {part}", value) for part, value in results.items() if not isinstance(value, Mapping))
 
 
 def _read_history(path: Path) -> list[dict[str, float]]:

@@ -19,10 +19,10 @@ import numpy as np
 from xconv import __version__, plots
 from xconv.callbacks import History
 from xconv.environment import peak_rss_mb
-from xconv.errors import ConfigError, FileError, XconvError
+from xconv.errors import ConfigError, FileError, XconvError, described
 from xconv.files import output_folder, replacing
 from xconv.models import Model
-from xconv.report.folder import HISTORY, MODEL, PAGE, PICTURES, RUN
+from xconv.report.folder import HISTORY, MODEL, MOST, PAGE, PICTURES, RUN, no_objects
 
 COLUMNS = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "seconds", "images_per_second")
 _PACKAGES = ("numpy", "numba", "cupy-cuda12x", "cupy-cuda13x", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13")
@@ -44,15 +44,74 @@ def keep(
     filters before training, from `xconv.plots.first_filters`), and of `test` = (x, t), as `fit` takes them,
     features.png, predictions.png and confusion.png. `notes` are entries of run.json besides those of `about`, as plain
     JSON values, such as "data", "recipe" or "command". Gives the pictures that were not drawn, with the reasons.
-    FileError where a file cannot be written.
+    ConfigError for arguments of other kinds, before anything of an earlier run is touched; FileError where a file
+    cannot be written.
     """
+    _check(folder, model, test, classes, before, notes)
+    told = {**about(model), "classes": None if classes is None else list(classes), **(notes or {})}
+    _check_about(told)
     with output_folder(folder) as path:
         keep_training(path, model)
-        told = {**about(model), "classes": None if classes is None else list(classes), **(notes or {})}
         keep_about(path, told)
         undrawn = keep_pictures(path, model, test=test, classes=classes, before=before)
         keep_about(path, {**told, "not_drawn": undrawn})
     return undrawn
+
+
+def _check(folder: Any, model: Any, test: Any, classes: Any, before: Any, notes: Any) -> None:
+    if not isinstance(folder, str | os.PathLike):
+        raise ConfigError(f"keep: folder: expected a path; it stands before the model. Received: {described(folder)}")
+    if not isinstance(model, Model):
+        raise ConfigError(f"keep: model: expected a model. Received: {described(model)}")
+    if not isinstance(notes, Mapping | None):
+        raise ConfigError(
+            f"keep: notes: expected a mapping of names to plain JSON values. Received: {described(notes)}"
+        )
+    if classes is not None and not (
+        isinstance(classes, Sequence | np.ndarray)
+        and not isinstance(classes, str | bytes)
+        and all(isinstance(name, str) for name in classes)
+    ):
+        raise ConfigError(f"keep: classes: expected names, one for each class. Received: {described(classes)}")
+    if not isinstance(before, np.ndarray | None):
+        raise ConfigError(
+            f"keep: before: expected the array that xconv.plots.first_filters gave. Received: {described(before)}"
+        )
+    if test is None:
+        return
+    if not isinstance(test, tuple | list) or len(test) != 2:
+        raise ConfigError(f"keep: test: expected a pair (x, labels). Received: {described(test)}")
+    if len(model.inputs) != 1 or len(model.outputs) != 1:  # of which the pictures will say that they cannot be drawn
+        return
+    for what, part in zip(("examples", "labels"), test, strict=True):
+        if not (isinstance(part, list | tuple) or getattr(part, "shape", ())):
+            raise ConfigError(f"keep: test: expected an array of {what}. Received: {described(part)}")
+    x, t = test
+    if len(x) != len(t) or len(x) == 0:
+        raise ConfigError(
+            f"keep: test: expected as many labels as examples, at least one. Received: {len(x)} examples, "
+            f"{len(t)} labels"
+        )
+
+
+def _check_about(told: Mapping[str, Any]) -> None:
+    """ConfigError for what `read` would refuse, or the page could not tell."""
+    for name, value in no_objects(told):
+        raise ConfigError(f"{RUN}: {name}: expected a mapping. Received: {described(value)}")
+    for name in ("model", "source", "command", "interrupted"):
+        if not isinstance(told.get(name), str | None):
+            raise ConfigError(f"{RUN}: {name}: expected a text. Received: {described(told[name])}")
+    for name in ("epochs", "batch_size"):
+        value = told.get(name)
+        if (
+            not isinstance(value, int | np.integer | None)
+            or isinstance(value, bool)
+            or (value is not None and value < 0)
+        ):
+            raise ConfigError(f"{RUN}: {name}: expected a whole number. Received: {described(value)}")
+    size = len(_json(told).encode("utf-8"))
+    if size > MOST[RUN]:
+        raise ConfigError(f"{RUN}: expected at most {MOST[RUN]:,} bytes, or no page can be made. Received: {size:,}")
 
 
 def keep_training(folder: Path, model: Model) -> None:
@@ -126,12 +185,16 @@ def _versions() -> dict[str, str]:
 
 def keep_about(folder: Path, told: Mapping[str, Any]) -> None:
     """run.json, as strict JSON; ConfigError for what JSON does not have."""
-    try:
-        text = json.dumps(_strict(told), allow_nan=False, indent=1, ensure_ascii=False)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{RUN}: expected plain JSON values. Received: {error}") from None
+    text = _json(told)
     with replacing(folder / RUN) as part:
         part.write_text(text + "\n", encoding="utf-8")
+
+
+def _json(told: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(_strict(told), allow_nan=False, indent=1, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{RUN}: expected plain JSON values. Received: {error}") from None
 
 
 def _strict(value: Any) -> Any:
