@@ -255,3 +255,12 @@ def test_deep_convnet_says_what_is_wrong():
         book.DeepConvNet(conv_param_3={"filters": 2})
     with pytest.raises(ConfigError, match=r"input_dim: expected \(channels, height, width\)"):
         book.DeepConvNet((28, 28))
+
+
+def test_chapter_8s_flag():
+    network, x = book.DeepConvNet((1, 8, 8), backend="numpy"), draw(2, 1, 8, 8)
+    for y in (network.predict(x, False), network.predict(x, train_flg=False)):
+        np.testing.assert_array_equal(y, network.predict(x))
+    for given in ({"train_flg": True}, {"batch_size": True}):
+        with pytest.raises(ConfigError, match="train_flg must be False: gradient and fit drop out by themselves"):
+            network.predict(x, **given)

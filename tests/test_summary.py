@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from xconv import Model, Sequential, SimpleConvNet, zoo
-from xconv.errors import ConfigError
+from xconv.errors import ConfigError, ShapeError
 from xconv.layers import Add, BatchNormalization, Concatenate, Conv2D, Dense, Flatten, Input, MaxPooling2D, ReLU
 from xconv.models import summary
 
@@ -80,6 +80,8 @@ def test_vgg16():
         assert rows(bare)[-1][1] == expected
     with pytest.raises(ConfigError, match=r"vgg16: pooling must be None, 'avg' or 'max', .* Received: 'max', include"):
         zoo.vgg16(pooling="max", backend="numpy")
+    with pytest.raises(ShapeError, match=r"vgg16: five poolings need images of at least 32x32. Received: .16, 64, 3"):
+        zoo.vgg16((16, 64, 3), include_top=False, backend="numpy")
 
 
 def test_resnet20():

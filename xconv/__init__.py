@@ -9,7 +9,10 @@ if (_root / "kernels" / "cuda").is_dir() and (_root / "pyproject.toml").is_file(
     __path__.append(str(_root))
 del _root, _Path
 
+__version__ = "0.1.0"  # first: reports name it
+
 from xconv import (  # noqa: E402
+    book,
     callbacks,
     data,
     datasets,
@@ -19,9 +22,13 @@ from xconv import (  # noqa: E402
     metrics,
     models,
     optimizers,
+    plots,
     regularizers,
+    report,
     schedules,
+    testing,
     utils,
+    zoo,
 )
 from xconv.backend import Backend, BackendInfo, backends, get_backend  # noqa: E402
 from xconv.book.network import DeepConvNet, SimpleConvNet  # noqa: E402
@@ -30,8 +37,6 @@ from xconv.errors import XconvError  # noqa: E402
 from xconv.layers import *  # noqa: E402, F403
 from xconv.models import Model, Sequential, load, load_model  # noqa: E402
 from xconv.optimizers import SGD, AdaGrad, Adam, AdamW, Momentum, Nesterov, RMSprop  # noqa: E402
-
-__version__ = "0.1.0"
 
 __all__ = [
     *callbacks.__all__,
@@ -52,6 +57,7 @@ __all__ = [
     "XconvError",
     "__version__",
     "backends",
+    "book",
     "callbacks",
     "data",
     "datasets",
@@ -64,7 +70,11 @@ __all__ = [
     "metrics",
     "models",
     "optimizers",
+    "plots",
     "regularizers",
+    "report",
     "schedules",
+    "testing",
     "utils",
+    "zoo",
 ]

@@ -14,7 +14,7 @@ from xconv import optimizers
 from xconv.backend import Backend
 from xconv.book.network import DeepConvNet, SimpleConvNet
 from xconv.data import Augmentation
-from xconv.errors import ConfigError, described
+from xconv.errors import ConfigError, ShapeError, described
 from xconv.layers import (
     Add,
     BatchNormalization,
@@ -86,17 +86,25 @@ class Entry:
 
     def build(
         self,
-        recipe: Recipe,
+        recipe: str | Recipe = "default",
         *,
         backend: str | Backend | None = None,
         seed: int = 0,
         dtype: str = "float32",
         **settings: Any,
     ) -> Model:
-        """The network with the recipe's settings, compiled with its optimizer."""
+        """The network with the settings of a recipe, given by its name or itself, compiled with its optimizer."""
+        if not isinstance(recipe, Recipe):
+            recipe = self.recipe(recipe)
         net = self.make(**{**recipe.settings, **settings}, backend=backend, seed=seed, dtype=dtype)
         net.compile(recipe.update_rule())
         return net
+
+    def recipe(self, name: str = "default") -> Recipe:
+        """One of its recipes."""
+        if not isinstance(name, str) or name not in self.recipes:
+            raise ConfigError(f"expected a recipe among {', '.join(self.recipes)}. Received: {described(name)}")
+        return self.recipes[name]
 
 
 def _classifier(net: Model) -> Any:
@@ -195,6 +203,8 @@ def vgg16(
             f"vgg16: pooling must be None, 'avg' or 'max', and None with the top. Received: {described(pooling)}, "
             f"include_top={include_top}"
         )
+    if min(input_shape[:2]) < 32:
+        raise ShapeError(f"vgg16: five poolings need images of at least 32x32. Received: {described(input_shape)}")
     weights: dict[str, Any] = {"kernel_initializer": "he_normal", "kernel_regularizer": _decay(weight_decay)}
     layers: list[Layer] = []
     for block, (filters, convolutions) in enumerate(VGG16, 1):
@@ -318,7 +328,7 @@ def entry(name: str) -> Entry:
 
 def recipe(model: str, name: str = "default") -> Recipe:
     """One of a network's recipes."""
-    recipes = entry(model).recipes
-    if name not in recipes:
-        raise ConfigError(f"{model}: expected a recipe among {', '.join(recipes)}. Received: {described(name)}")
-    return recipes[name]
+    try:
+        return entry(model).recipe(name)
+    except ConfigError as error:
+        raise ConfigError(f"{model}: {error}") from None

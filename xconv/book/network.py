@@ -32,6 +32,19 @@ class BookNetwork(Sequential):
         super().__init__(layers, input_shape=tuple(input_dim), data_format="channels_first", name=name, **settings)
         self.compile("adam", SoftmaxCrossEntropy(), ["accuracy"])
 
+    def predict(self, x: Any, batch_size: Any = None, *, train_flg: bool = False, **settings: Any) -> Any:
+        """The scores of x[N,C,H,W], before softmax: [N, output_size]. `train_flg`, the second argument in chapter 8,
+        must be False: dropout is for `gradient` and `fit`, which ask for it themselves.
+        """
+        if isinstance(batch_size, bool):
+            train_flg, batch_size = batch_size, None
+        if train_flg is not False:
+            raise ConfigError(
+                "predict: train_flg must be False: gradient and fit drop out by themselves. "
+                f"Received: {described(train_flg)}"
+            )
+        return super().predict(x, batch_size, **settings)
+
     def numerical_gradient(self, x: Any, t: Any, h: float = 1e-4) -> dict[str, np.ndarray]:
         """(loss(p + h) - loss(p - h)) / 2h for every parameter: for checks in float64, and slow as the book's."""
         grads = {}

@@ -116,7 +116,10 @@ def default_data(model: str, trained: Trained | None = None) -> str:
         return "mnist-sample"
     name = zoo.entry(model).data
     if name is None:
-        raise ConfigError(f"{model} needs --data: what it was published on is not to be had by name. Received: none")
+        raise ConfigError(
+            f"{model} needs --data FOLDER, with a sub-folder of pictures for each class: what it was published on "
+            "is not to be had by name. Received: none"
+        )
     return name
 
 
