@@ -226,7 +226,7 @@ def test_fit_ends_where_it_was_before(backend, network, record):
     with pytest.raises(
         NonFiniteError,
         match=r"^the loss became (nan|inf) in epoch 3, step 3 of batches of 10, and the model is as it was before that "
-        r"step; try a smaller learning rate\. Received: \w+\(lr=",
+        r"step; try a smaller learning rate, or smaller numbers.*\. Received: \w+\(lr=",
     ):
         train(model, callbacks=[callback])
     assert {**state(model), "lr": model.optimizer.lr} == kept["before"]
@@ -257,6 +257,40 @@ def test_a_rate_that_is_too_large_is_cured(backend):
     model.set_weights(small(backend, "sgd").get_weights())
     model.optimizer.lr = 0.01
     assert np.isfinite(train(model, 2)["loss"]).all()
+
+
+def overflowing(backend, record=None):
+    """Weights of zero: the loss is that of the labels whatever the image, by which the gradients are multiplied."""
+    model = Sequential([Flatten(), Dense(3, kernel_initializer="zeros")], input_shape=(4, 4, 1), backend=backend)
+    model.compile("adam", "mse", record=record)
+    return model
+
+
+@pytest.mark.parametrize("record", [None, False])
+def test_gradients_that_overflow_though_the_loss_does_not(backend, record):
+    x, t = np.zeros((40, 4, 4, 1), "f4"), np.full((40, 3), 1e10, "f4")
+    x[:30, 0, 0], x[30:, 3, 3] = 1, 1e35  # a pixel whose weights are zero still
+    model, other = overflowing(backend, record), overflowing(backend, record)
+    with pytest.raises(NonFiniteError, match=r"the loss became nan in epoch 1, step 4 .* a gradient overflows"):
+        model.fit(x, t, 10, 3, 0, shuffle=False)
+    other.fit(x[:30], t[:30], 10, 1, 0, shuffle=False)
+    assert state(model) == state(other)
+    before = state(model)
+    assert np.isnan(model.train_on_batch(x[30:], t[30:])) and state(model) == before
+    assert np.isfinite(model.train_on_batch(x[:10], t[:10])) and state(model) != before
+
+
+def test_gradients_of_a_step_in_halves_that_overflow(backend):
+    model = overflowing(backend, False)
+    x, t = np.ones((10, 4, 4, 1), "f4"), np.full((10, 3), 1e10, "f4")
+    model.train_on_batch(x, t)
+    before = counted(model)
+    x[8:] = 1e35
+    for w in model.layers[-1].params.values():
+        w.fill(0)
+    zeros = counted(model)
+    loss, *_ = rescue.halves(model, [backend.asarray(x)], [backend.asarray(t)], None)
+    assert np.isnan(backend.to_numpy(loss)).all() and counted(model) == zeros != before
 
 
 def test_terminate_on_nan(backend, capsys):
@@ -369,6 +403,23 @@ def test_the_flag(backend, dtype, loss, shape):
             backend.guard(state, given)
         goes = bool(np.isfinite(np.dtype(dtype).type(loss))) and not (latched and not going)
         assert backend.to_numpy(state).tolist() == [goes, latched, undone + (not goes)]
+
+
+@pytest.mark.parametrize("loss", [0.5, np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("of", ["float32", "float64"])
+def test_a_loss_counts_as_nan_where_a_gradient_is_not_finite(backend, dtype, loss, of):
+    largest = np.finfo(dtype).max  # whose square overflows
+    given = backend.asarray(np.array([loss]), of)
+    for bad, at in itertools.product((None, np.nan, np.inf, -np.inf), (0, 70_000)):
+        g = np.linspace(-1, 1, 70_001).astype(dtype)
+        g[[3, -4]] = largest, -largest
+        if bad is not None:
+            g[at] = bad
+        with np.errstate(all="ignore"):
+            got = backend.judged_loss(given, backend.asarray(g))
+        expected = np.nan if bad is not None and np.isfinite(loss) else loss
+        assert np.array_equal(backend.to_numpy(got), np.array([expected], of), equal_nan=True) and got.dtype == of
+    assert np.array_equal(backend.to_numpy(given), np.array([loss], of), equal_nan=True)  # it is not written to
 
 
 def test_what_is_written_otherwise_is_put_back(backend):

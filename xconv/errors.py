@@ -34,7 +34,9 @@ class FileError(XconvError, OSError):
 
 
 class NonFiniteError(XconvError, ArithmeticError):
-    """The loss became NaN or infinite. Where `fit` raises it, the model is as it was before the first such step."""
+    """The loss, or a gradient, became NaN or infinite. Where `fit` raises it, the model is as it was before the first
+    such step.
+    """
 
 
 class BackendError(XconvError, RuntimeError):

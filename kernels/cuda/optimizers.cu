@@ -15,6 +15,18 @@ __device__ void guard(u64* __restrict__ state, const T* __restrict__ loss)
     state[2] += 1 - state[0];
 }
 
+// loss[1] becomes NaN where it is finite and an entry of g[size] is not. All who write to it write NaN.
+template <typename T, typename L>
+__device__ void spoil(const T* __restrict__ g, volatile L* loss, i64 size)
+{
+    for (i64 i = first(); i < size; i += step()) {
+        const T none = g[i] - g[i];  // inf - inf is NaN
+        if (none == T(0)) continue;
+        const L was = *loss;
+        if (was - was == L(0)) *loss = static_cast<L>(none);
+    }
+}
+
 // p -= lr g
 template <typename T>
 __device__ void sgd(T* __restrict__ p, const T* __restrict__ g, const double* __restrict__ hyper, i64 size)
@@ -87,6 +99,8 @@ __device__ void adam(T* __restrict__ p, const T* __restrict__ g, T* __restrict__
 
 #define KERNELS(T, suffix) \
     extern "C" __global__ void guard_##suffix(u64* state, const T* loss) { guard<T>(state, loss); } \
+    extern "C" __global__ void spoil_##suffix##_f32(const T* g, float* loss, i64 size) { spoil<T>(g, loss, size); } \
+    extern "C" __global__ void spoil_##suffix##_f64(const T* g, double* loss, i64 size) { spoil<T>(g, loss, size); } \
     extern "C" __global__ void sgd_##suffix(T* p, const T* g, const double* hyper, i64 size, const u64* going) \
     { \
         if (!stopped(going)) sgd<T>(p, g, hyper, size); \

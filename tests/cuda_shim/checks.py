@@ -395,6 +395,22 @@ def check_guard(module, source, dtype, name):
             assert state.tolist() == [goes, latched, undone + (not goes)]
 
 
+def check_spoil(module, source, dtype, name):
+    for of, loss, bad, at in itertools.product(
+        ("f4", "f8"), (-2.5, math.inf, -math.inf, math.nan), (None, math.nan, math.inf, -math.inf), (0, 299)
+    ):
+        g = draw(1, 300, dtype=dtype)
+        g[7] = np.finfo(dtype).max
+        if bad is not None:
+            g[at] = bad
+        guarded = Guarded()
+        given, whole = guarded(np.array([loss], of)), guarded(g)
+        module.get_function(f"{name}_{NAME[dtype]}_{NAME[of]}")(GRID, BLOCK, (whole, given, 300))
+        guarded.check()
+        expected = math.nan if bad is not None and math.isfinite(loss) else loss
+        assert np.array_equal(given, np.array([expected], of), equal_nan=True)
+
+
 CHECKS = {  # kernel -> (its file, its check)
     "im2col": ("columns", check_columns),
     "col2im": ("columns", check_columns),
@@ -412,4 +428,5 @@ CHECKS = {  # kernel -> (its file, its check)
     "softmax_cross_entropy": ("softmax", check_softmax_cross_entropy),
     "mean_loss": ("softmax", check_mean_loss),
     "guard": ("optimizers", check_guard),
+    "spoil": ("optimizers", check_spoil),
 } | dict.fromkeys(SETTINGS, ("optimizers", check_optimizer))

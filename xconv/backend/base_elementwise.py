@@ -45,6 +45,13 @@ class Elementwise(Arrays):
         state[0] = finite and (state[0] or not state[1])
         state[2] += 1 - state[0]
 
+    def judged_loss(self, loss: Array, grads: Array) -> Array:
+        """loss[1], or NaN where that is finite and an entry of grads[...] is not; anew."""
+        xp = self.xp
+        if xp.isfinite(grads).all():
+            return loss * 1
+        return loss * xp.where(xp.isfinite(loss), xp.nan, 1).astype(loss.dtype)
+
     # ------------------------------------------------------------------ optimizers: in place, one pass over p
     # `hyper` is float64[2] on the device, [learning rate, steps done with this one]: a recorded step reads it anew.
 

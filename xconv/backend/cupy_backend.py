@@ -77,6 +77,14 @@ class CupyBackend(CupyConv, CupyNorm, CupyGather, CupyAugment):
             loss = loss.astype(np.float64)
         self._kernels.blocks("optimizers", f"guard_{SUFFIX[loss.dtype.name]}", (1,), (1,), state, loss)
 
+    def judged_loss(self, loss: Array, grads: Array) -> Array:
+        suffix = self._suffix("judged_loss", grads)
+        self._mine("judged_loss", loss)
+        loss = loss.astype(loss.dtype if loss.dtype.name in SUFFIX else np.float64)
+        kernel = f"spoil_{suffix}_{SUFFIX[loss.dtype.name]}"
+        self._kernels.each("optimizers", kernel, grads.size, self._flat(grads), loss, grads.size)
+        return loss
+
     def sgd(self, p: Array, g: Array, hyper: Array) -> None:
         self._update("sgd", p, g, (), hyper)
 

@@ -1,10 +1,10 @@
-"""A step whose loss is not finite changes nothing: what decides that, on the device, and what the host makes of it.
+"""A step whose loss or gradients are not finite changes nothing: what decides that, on the device, and for the host.
 
 The gradients of such a step are NaN, and one update by them spoils every parameter for good. The device knows before
 the update, and nobody waits for it to tell: each step leaves the model alone by itself (Backend.guard, Backend.when).
 Within `fit` so do all steps after the first such one, for the host hears of it later; then the model is, to the bit,
-what it was before. Of gradients that are not finite though the loss is (a square root's at 0, an overflow on the way
-back) this knows nothing: parameters take them, and the next loss tells.
+what it was before. A loss counts as NaN where a gradient is not finite though it is (a square root's at 0, an overflow
+on the way back). What a rule makes of finite numbers may still overflow (lr g, or Adam's g^2 from 2e19 in float32).
 """
 
 from __future__ import annotations

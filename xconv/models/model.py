@@ -90,7 +90,8 @@ class Model(Objective):
 
         Gives the loss[1] and the metrics' sums, on the device, and adds them to `totals`. Where steps are recorded,
         they are those of the recording: to be taken before the next step. A step whose loss is not finite changes
-        nothing else: the loss tells, and the next step goes on from there. (Only the place in a schedule counts it
+        nothing else, nor does one whose gradients are not, whose loss is NaN: it tells, and the next step goes on from
+        there. (Only the place in a schedule counts it
         until `fit` or `train_on_batch` meet the host.)
         """
         optimizer = self._optimizer("train_step")
@@ -108,8 +109,15 @@ class Model(Objective):
             learnt: list[tuple[Layer, Any]] = []
             self._optimizer("train_step").ready(self._parameters)
             values = self._forward_backward(xs, ts, weights, self._grads, learnt)
+            values[0] = self.judged_by_gradients(values[0])
             self.changed_by(self.as_sums(values, len(xs[0])), learnt)
         return values
+
+    def judged_by_gradients(self, loss: Array) -> Array:
+        """The loss of a step; NaN, as which it counts, where it is finite and a gradient is not."""
+        for part in self._parameters.trained():
+            loss = self.backend.judged_loss(loss, self._grads.flat[part])
+        return loss
 
     def changed_by(self, sums: Sequence[Array], learnt: Sequence[tuple[Layer, Any]] = ()) -> None:
         """What a step does once the gradients are there; `sums` are `as_sums` of its values, the loss first.
@@ -155,7 +163,8 @@ class Model(Objective):
     ) -> Any:
         """One step on a batch on the host, checked; [loss, *metrics] before the step, or the loss alone.
 
-        A loss that is NaN or infinite says that the step was not done: the model is as it was.
+        A loss that is NaN or infinite says that the step was not done: the model is as it was. Where a gradient is
+        NaN or infinite, the loss given is NaN.
         """
         xs = self._images(x, "train_on_batch: x")
         ts = self._targets(y, len(xs[0]), "train_on_batch: y")
@@ -230,8 +239,8 @@ class Model(Objective):
         `augmentation`, an `xconv.data.Augmentation`, changes the images of training batches. `class_weight` (a dict)
         and `sample_weight` (an array) weight the loss of examples. `verbose`: 0 nothing, 1 a bar an epoch, 2 a line an
         epoch, "auto" a bar in a terminal or notebook and else lines. NonFiniteError stops a run whose loss became NaN
-        or infinite: neither that step nor any after it changed the model, so that training can go on with a smaller
-        learning rate. A network that died is warned of.
+        or infinite (it counts as NaN where a gradient is): neither that step nor any after it changed the model, so
+        that training can go on with a smaller learning rate. A network that died is warned of.
         """
         run = Fit(
             self,

@@ -144,6 +144,7 @@ def halves(model: Model, xs: Sequence[Array], ts: Sequence[Array], weights: Arra
             into.flat *= count / n
             sums = [a + b for a, b in zip(sums, found, strict=True)] if sums else found
         gradient.flat += scratch.flat
+        sums[0] = model.judged_by_gradients(sums[0])
         values = [value * (1.0 / n) for value in sums[:means]] + sums[means:]
         model.changed_by(sums)
     return values

@@ -231,9 +231,10 @@ class Fit:
     def _not_finite(self, epoch: int, batch: int, loss: float) -> None:
         step = batch + 2 - self.model._guard.settle(self.model)  # counted from 1
         of = "" if self.batch_size is None else f" of batches of {self.batch_size}"
+        large = " (where a gradient overflows, the loss counts as nan)" if math.isnan(loss) else ""
         raise NonFiniteError(
             f"the loss became {loss} in epoch {epoch + 1}, step {step}{of}, and the model is as it was before that "
-            f"step; try a smaller learning rate. Received: {self.optimizer!r}"
+            f"step; try a smaller learning rate, or smaller numbers{large}. Received: {self.optimizer!r}"
         )
 
 

@@ -93,6 +93,9 @@ def _calls(dtype: str) -> list[tuple[str, tuple[Any, ...]]]:
         for state in ((1, 0, 0), (0, 0, 2), (1, 1, 0), (0, 1, 5))
         for loss in (0.5, np.nan)
     ]
+    bad = draw(1000)
+    bad[777] = np.inf
+    calls += [("judged_loss", (np.array([loss], dtype), g)) for loss in (0.5, np.nan) for g in (draw(1000), bad)]
     calls += [("moving_statistics", (*(draw(7) for _ in range(4)), 0.9))]
     moved = np.array([[60_000, 26_000, -90_000, -26_000, 60_000, 70_000, 1, 3, -2, 2]] * 5, np.int64)
     moved[::2, :6] = -65536, 0, 3 << 16, 0, 65536, -1 << 16  # mirrored and moved by whole pixels
