@@ -64,7 +64,9 @@ def test_a_folder_from_training_to_prediction(run, pictures, tmp_path):
     """The network gets the folder's classes, and its pictures the network's size and its one channel."""
     train = ("train", "--model", "mnist-dropout", "--data", str(pictures), "--epochs", "12", "--batch-size", "8")
     code, out, err = run(*train, "--backend", "numpy", "--out", "run", "--json")
-    assert code == 0, err
+    assert code == 0 and f"training mnist-dropout on {pictures.name}, 12 epochs" in err, err
+    assert run("report", "run")[0] == 0
+    assert f"<h1>mnist-dropout on {pictures.name}</h1>" in (tmp_path / "run" / "report.html").read_text("utf-8")
     result = one_json_line(out)
     assert result["data"] == str(pictures) and result["test_accuracy"] == 1.0
     file = tmp_path / "run" / "model.safetensors"
@@ -97,7 +99,7 @@ def test_names_that_are_not_utf8_from_training_to_prediction(tmp_path, monkeypat
     out, small = os.fsdecode(b"run\xe9"), ("--model", "mnist-dropout", "--epochs", "1", "--backend", "numpy")
     done = shell("train", *small, "--data", str(root), "--out", out, cwd=tmp_path)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
-    assert "pict\\udce9" in done.stdout and "run\\udce9" in done.stdout
+    assert "mnist-dropout on pict\\xe9, numpy" in done.stdout and "run\\udce9" in done.stdout
     told = json.loads((tmp_path / out / "run.json").read_text("utf-8"))
     assert told["classes"] == ["[dark]", "caf\\xe9", "striped"] and told["data"]["name"] == "./pict\\xe9"
     file = f"{out}/model.safetensors"

@@ -15,6 +15,7 @@ import pytest
 
 from tests.cli import FILES, QUICK, one_json_line
 from xconv import __version__, checkpoint, zoo
+from xconv.cli.keep import _source, title
 from xconv.cli.watch import Brake
 from xconv.data import Augmentation
 from xconv.schedules import PiecewiseConstant
@@ -147,6 +148,24 @@ def test_more_classes_than_the_data_has(run, few, monkeypatch, undrawn):
     monkeypatch.setattr("xconv.data.load", lambda name: named)
     assert run(*QUICK, "--out", "run")[0] == 0
     assert told()["classes"] == [*"abcdefgh", "8", "9"]
+
+
+@pytest.mark.parametrize("model", zoo.ZOO)
+def test_a_published_figure_stands_only_beside_its_own_data(model):
+    entry = zoo.ZOO[model]
+    for data in ("mnist-sample", "mnist", "fashion-mnist", "cifar10", "pictures"):
+        source = _source(entry, data)
+        if data == entry.data or (data, entry.data) == ("mnist", "mnist-sample"):
+            assert source == entry.source
+        else:
+            assert "published" not in source and len(source) > 20 and entry.source.startswith(source)
+    assert ("published" in entry.source) == (model not in ("mnist-dropout", "vgg16"))
+
+
+def test_one_title():
+    """Where a folder lies is nobody's concern; ./ is only for the command line."""
+    assert title("vgg16", "cifar10") == "vgg16 on cifar10"
+    assert title("vgg16", "./pets") == title("vgg16", "pets/") == title("vgg16", "/a/b/pets") == "vgg16 on pets"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import fields
@@ -31,7 +32,7 @@ class RunFolder:
         self, folder: Path, net: Model, model: str, data: str, images: datasets.DataSet, recipe: str, plan: zoo.Recipe
     ) -> None:
         self.folder, self.net, self.data = folder, net, _shown(data)
-        self.title = f"{model} on {self.data}, {net.backend.name}"
+        self.title = f"{title(model, data)}, {net.backend.name}"
         self.classes = [*images.classes, *(str(k) for k in range(len(images.classes), net.classes))]
         self.before = None
         with contextlib.suppress(ConfigError):  # no convolution: the picture will say so
@@ -39,7 +40,7 @@ class RunFolder:
         self.undrawn: dict[str, str] = {}
         self.told: dict[str, Any] = {
             "model": model,
-            "source": zoo.entry(model).source,
+            "source": _source(zoo.entry(model), data),
             "data": {
                 "name": self.data,
                 "training_images": len(images.x_train),
@@ -98,8 +99,22 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | None) else str(value)
 
 
+def _source(entry: zoo.Entry, data: str) -> str:
+    """Where a network comes from; without the published figure, which would judge a result on other data."""
+    own = {entry.data, "mnist"} if entry.data == "mnist-sample" else {entry.data}  # the sample is of MNIST's images
+    return entry.source if data in own else re.split(r"[:;] published ", entry.source)[0]
+
+
+def title(model: str, data: str) -> str:
+    """What was trained on what, as the console, the pictures and the page say it."""
+    return f"{model} on {_shown(data).removeprefix('./')}"
+
+
 def _shown(data: str) -> str:
-    """A data set's name; of a folder its own name only, since where it lies is nobody else's concern."""
+    """A data set's name; of a folder its own name only, since where it lies is nobody else's concern.
+
+    The folder's as an argument, `./name`, which is no data set's.
+    """
     return data if data in datasets.NAMES else f"./{readable(Path(data).resolve().name)}"
 
 

@@ -12,7 +12,7 @@ import click
 
 from xconv import optimizers, streams, zoo
 from xconv.cli.console import notice, plural, print_json, print_table
-from xconv.cli.keep import RunFolder
+from xconv.cli.keep import RunFolder, title
 from xconv.cli.options import COUNT, backend_option, data_option, json_option, model_option
 from xconv.cli.prepare import Arrays, arrays_for, default_data, images_to_train, prepare
 from xconv.cli.watch import Brake, Stopped
@@ -91,7 +91,7 @@ def train(
             if no_record:
                 net.compile(update_rule, record=False)
             rule = f"{type(update_rule).__name__} {update_rule.lr:g}"
-            notice(f"training {model} on {data}, {plural(epochs, 'epoch')}, batches of {batch_size}, {rule}")
+            notice(f"training {title(model, data)}, {plural(epochs, 'epoch')}, batches of {batch_size}, {rule}")
             arrays = arrays_for(net, data, images)
             run = RunFolder(folder, net, model, data, images, recipe, plan) if folder else None
             code, diverged = _train(net, arrays, plan, epochs, batch_size, brake)
@@ -179,7 +179,7 @@ def _report(net: Model, name: str, data: str, arrays: Arrays, run: RunFolder | N
         ["accuracy", f"{train_accuracy:.4f}", f"{result['test_accuracy']:.4f}"],
         ["images", f"{len(x_train):,}", f"{len(x_test):,}"],
     ]
-    print_table(f"{name} on {data}, {net.backend.name}", ["", "train", "test"], rows)
+    print_table(f"{title(name, data)}, {net.backend.name}", ["", "train", "test"], rows)
     click.echo(
         f"{plural(result['epochs'], 'epoch')}, {plural(result['steps'], 'step')} in {result['train_seconds']:.1f} s: "
         f"{result['images_per_second']:,.0f} images/s"

@@ -84,7 +84,7 @@ def _check(folder: Any, model: Any, test: Any, classes: Any, before: Any, notes:
     if len(model.inputs) != 1 or len(model.outputs) != 1:  # of which the pictures will say that they cannot be drawn
         return
     for what, part in zip(("examples", "labels"), test, strict=True):
-        if not (isinstance(part, list | tuple) or getattr(part, "shape", ())):
+        if not (isinstance(part, list | tuple) or getattr(part, "shape", None)):
             raise ConfigError(f"keep: test: expected an array of {what}. Received: {described(part)}")
     x, t = test
     if len(x) != len(t) or len(x) == 0:

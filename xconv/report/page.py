@@ -79,7 +79,12 @@ def html(run: Run) -> str:
 def _title(run: Run) -> str:
     data = run.about.get("data", {}).get("name")
     model = run.about.get("model") or (run.layers or {}).get("model") or run.folder.resolve().name
-    return f"{model} on {data}" if data else str(model)
+    return f"{model} on {_data_name(data)}" if data else str(model)
+
+
+def _data_name(data: Any) -> str:
+    """Without the ./ that makes a folder's name an argument."""
+    return str(data).removeprefix("./")
 
 
 def _head(run: Run, title: str) -> str:
@@ -231,7 +236,8 @@ def _recipe(run: Run) -> str:
     ]
     rows += [("optimizer", about.get("optimizer")), ("augmentation", about.get("augmentation"))]
     data = about.get("data", {})
-    rows += [("data", data.get("name")), ("image size", data.get("shape"))]
+    name = data.get("name")
+    rows += [("data", None if name is None else _data_name(name)), ("image size", data.get("shape"))]
     classes = about.get("classes")
     if isinstance(classes, list):
         rows.append((f"{len(classes)} classes", ", ".join(map(str, classes))))
