@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import warnings
 
 import numpy as np
@@ -54,10 +55,33 @@ def test_curves_have_labelled_axes_and_mark_the_best_epoch():
         (ring,) = [line for line in axes.lines if line.get_gid() == "best"]
         assert ring.get_xydata().tolist() == [[epoch, value]]
         legend = [text.get_text() for text in axes.get_legend().get_texts()]
-        assert legend[0].startswith("training: ") and f"best {said}, epoch 3" in legend[1] and "test: " in legend[1]
-    (line,) = [line for line in loss.lines if line.get_label().startswith("training")]
+        assert (
+            legend[0].startswith("while training: ") and f"best {said}, epoch 3" in legend[1] and "test: " in legend[1]
+        )
+    (line,) = [line for line in loss.lines if line.get_label().startswith("while training")]
     assert line.get_xydata().tolist() == [[1, 2.0], [2, 1.0], [3, 0.5], [4, 0.4]]
     assert accuracy.yaxis.get_major_formatter()(0.5) == "50 %"
+
+
+def test_what_never_changes_has_no_best():
+    figure = plots.curves(
+        {"loss": [2.0, 1.0], "val_loss": [2.0, 1.5], "accuracy": [0.1, 0.5], "val_accuracy": [0.1] * 2}
+    )
+    rings = [[line.get_gid() for line in axes.lines].count("best") for axes in figure.axes]
+    held_out = [axes.get_legend().get_texts()[1].get_text() for axes in figure.axes]
+    assert rings == [1, 0] and "best" in held_out[0] and held_out[1] == "validation: 10.00 % at the end"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0.88, 0.96, r"\d\d %"), (0.98, 0.99, r"9[789]\.\d %"), (0.0, 1.0, r"-?\d+ %"), (0.991, 0.9915, r"99\.\d\d %")],
+)
+def test_percents_have_the_decimals_that_tell_ticks_apart(low, high, expected):
+    (axes,) = plots.curves({"accuracy": [low, high]}).axes
+    figure = axes.figure
+    drawn(figure)
+    said = [text.get_text() for text in axes.get_yticklabels()]
+    assert len(said) > 3 and len(set(said)) == len(said) and all(re.fullmatch(expected, text) for text in said), said
 
 
 def test_curves_of_one_epoch_show_points_and_no_best():

@@ -26,8 +26,9 @@ def curves(
 
     `history` is what `fit` gives, or maps "loss", "val_loss" and so on to one value an epoch, and "epoch", where it is
     there, to their numbers; NaN stands for an epoch without one, such as those that `validation_freq` leaves out.
-    Quantities with and without "val_" share a panel, in which `held_out` names the former. The best is the largest for
-    a name with "acc" in it, else the smallest, of the held-out values where there are any.
+    Quantities with and without "val_" share a panel, in which `held_out` names the former; the latter are means over
+    the epoch, taken while training. The best is the largest for a name with "acc" in it, else the smallest, of the
+    held-out values where there are any; where all are equal none is marked.
     """
     values = _columns(history)
     epochs = values.pop("epoch")
@@ -67,9 +68,9 @@ def _columns(history: Any) -> dict[str, np.ndarray]:
 
 
 def _panel(axes: Axes, name: str, epochs: np.ndarray, values: Mapping[str, np.ndarray], held_out: str) -> None:
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    shown = [(key, label) for key, label in ((name, "training"), (f"val_{name}", held_out)) if key in values]
+    shown = [(key, label) for key, label in ((name, "while training"), (f"val_{name}", held_out)) if key in values]
     every = np.concatenate([values[key] for key, _ in shown])
     share = "acc" in name and bool(np.all((every >= 0) & (every <= 1) | np.isnan(every)))
     judged = shown[-1][0]
@@ -96,7 +97,7 @@ def _panel(axes: Axes, name: str, epochs: np.ndarray, values: Mapping[str, np.nd
         axes.set_xlim(epochs[0] - 1, epochs[0] + 1)
         axes.set_xticks(epochs)
     if share:
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value, axes.get_yticks())))
     axes.margins(y=0.08)
     finite = every[np.isfinite(every)]
     low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
@@ -117,9 +118,18 @@ def _best(name: str, values: np.ndarray) -> int | None:
     """Index of the best finite value, the first of equals; None where there is none, or none is better than another."""
     if name in _NEITHER:
         return None
-    finite = np.where(np.isfinite(values), values if "acc" in name else -values, -np.inf)
-    return int(finite.argmax()) if np.isfinite(finite).any() else None
+    finite = np.isfinite(values)
+    if not finite.any() or (finite.sum() > 1 and np.ptp(values[finite]) == 0):
+        return None
+    return int(np.where(finite, values if "acc" in name else -values, -np.inf).argmax())
 
 
 def _said(value: float, share: bool) -> str:
     return f"{100 * value:.2f} %" if share else f"{value:.4g}"
+
+
+def _tick(share: float, ticks: np.ndarray) -> str:
+    """With as many decimals as tell an axis's ticks apart: 88 %, not 88.0 %, beside 90 %."""
+    percents = 100 * np.asarray(ticks)
+    digits = next((n for n in range(6) if np.allclose(percents, percents.round(n), rtol=0, atol=1e-9)), 6)
+    return f"{100 * share:.{digits}f} %"
