@@ -394,6 +394,63 @@ def test_settings_of_every_kind_are_shown(folder):
     assert "Training was interrupted in epoch 2 after step 3." in shown.text
 
 
+def changed(folder: Path, **entries) -> Page:
+    """The page after entries of run.json were set."""
+    path = folder / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | entries))
+    return page(folder)
+
+
+def test_schedules_and_augmentations_are_texts(folder):
+    schedule = xconv.schedules.WarmUp(5, xconv.schedules.PiecewiseConstant((10, 20), (0.1, 0.01, 0.001)))
+    plain, flipped = xconv.data.Augmentation().config(), xconv.data.Augmentation(flip=True, crop=4).config()
+    recipe = {"name": "default", "lr": schedule.config(), "epochs": 5, "augmentation": flipped}
+    optimizer = xconv.SGD(schedule, momentum=0.9).config()
+    shown = changed(folder, recipe=recipe, optimizer=optimizer, augmentation=plain, epochs=2)
+    said = shown.row("recipe")[0].split("\n")
+    assert said[1:] == [f"learning rate: {schedule}", "epochs: 5", "augmentation: Augmentation(flip=True, crop=4)"]
+    assert f"learning rate: {schedule}" in shown.row("optimizer")[0] and "kind: PiecewiseConstant" not in shown.text
+    assert shown.row("augmentation") == ["Augmentation()"]
+    assert shown.row("epochs trained") == ["2"]
+    strange = {"lr": {"kind": "WarmUp", "steps": "many"}, "more": {"kind": []}, "augmentation": {**plain, "crop": "x"}}
+    said = changed(folder, recipe=strange).row("recipe")[0]
+    assert "steps: many" in said and "crop: x" in said
+
+
+@pytest.mark.parametrize(
+    ("loss", "said"), [(416.173512, "416.2"), (0.043217, "0.04322"), (12345.678, "12,346"), (2.5e9, "2.5e+09")]
+)
+def test_the_headline_has_four_digits_that_stay_together(folder, loss, said):
+    changed(folder, results={"test": {"loss": loss}})
+    text = (folder / "report.html").read_text("utf-8")
+    assert f"<dt>test loss</dt><dd>{said}</dd>" in text
+    (rule,) = re.findall(r"dl\.figures dd \{[^}]*\}", text)
+    assert "nowrap" in rule
+
+
+def test_when_training_values_were_taken_is_said(folder):
+    shown = page(folder)
+    assert "Training as it went: while training, with dropout and as the weights moved." in shown.text
+    assert "means over each epoch, taken while training" in shown.text and "afterwards" not in shown.text
+    shown = changed(folder, results={"training": {"accuracy": 0.9}, "test": {"accuracy": 0.8}})
+    assert "Training and test images: evaluated afterwards" in shown.text and "as it went" not in shown.text
+
+
+def test_what_never_changes_has_no_best(folder):
+    (folder / "history.csv").write_text("epoch,val_loss,val_accuracy\n1,0.5,0.8\n2,0.4,0.8\n")
+    assert "Best" not in page(folder).text
+    (folder / "history.csv").write_text("epoch,val_loss,val_accuracy\n1,0.5,0.8\n2,0.4,0.9\n")
+    assert "Best test accuracy: 90.00 %, after epoch 2 of 2." in page(folder).text
+
+
+def test_pictures_fit_narrow_screens(folder):
+    page(folder)
+    text = (folder / "report.html").read_text("utf-8")
+    rules = re.findall(r"figure img \{([^}]*)\}", text)
+    assert len(rules) == 1 and "max-width: 100%" in rules[0] and "height: auto" in rules[0]
+    assert re.search(r"h1, [^{]*\{ overflow-wrap: anywhere", text)
+
+
 # ---------------------------------------------------------------------- what cannot be read
 
 

@@ -24,12 +24,18 @@ from xconv.report.pieces import (
     number,
     percent,
     rounded,
+    settings,
+    significant,
     size_text,
     table,
     words,
 )
 from xconv.report.style import STYLE
 
+_CURVES = (
+    "Each panel shows one quantity by epoch; a ring marks the best epoch. Training values are means over each epoch, "
+    "taken while training, with dropout and as the weights moved; test values are of the network at the epoch's end."
+)
 # Nothing may be loaded but what stands in the page itself: browsers hold it to that.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
@@ -98,7 +104,7 @@ def _head(run: Run, title: str) -> str:
     after = f" after epoch {count(test['epoch'])}" if count(test.get("epoch")) else ""  # where it was not the last
     figures = [
         (f"test accuracy{after}", percent(test.get("accuracy"))),
-        (f"test loss{after}", number(test.get("loss"))),
+        (f"test loss{after}", significant(test.get("loss"))),
         ("epochs", count(about.get("epochs"))),
         ("training time", duration(speed.get("train_seconds"))),
         ("images a second", count(speed.get("images_per_second"))),
@@ -129,6 +135,10 @@ def _results(run: Run) -> str:
     if any(counts):
         rows.append(["images", *counts])
     out = [table(["", *map(words, parts)], rows, numbers=True) if rows else absent(f"There are none in {RUN}")]
+    if results.get("training"):
+        out.append('<p class="soft">Training and test images: evaluated afterwards, with the final weights.</p>')
+    elif results.get("training_as_it_went"):
+        out.append('<p class="soft">Training as it went: while training, with dropout and as the weights moved.</p>')
     best = _best(run.epochs)
     if best:
         out.append(f"<p>{escape(best)}</p>")
@@ -143,6 +153,8 @@ def _best(epochs: Sequence[Mapping[str, float]]) -> str:
         known = [row for row in epochs if math.isfinite(row.get(name, math.nan))]
         if len(known) > 1:
             best = better(row[name] for row in known)
+            if all(row[name] == best for row in known):  # no epoch is better than another
+                return ""
             epoch = next(row["epoch"] for row in known if row[name] == best)
             return f"Best {what}: {measured(name, best)}, after epoch {epoch:g} of {len(epochs)}."
     return ""
@@ -150,7 +162,7 @@ def _best(epochs: Sequence[Mapping[str, float]]) -> str:
 
 def _training(run: Run) -> str:
     alt = f"Curves of loss and accuracy over {len(run.epochs)} epochs, for training and test images."
-    out = [figure(run, "curves.png", alt, "Each panel shows one quantity by epoch; a ring marks the best epoch.")]
+    out = [figure(run, "curves.png", alt, _CURVES)]
     if not run.epochs:
         out.append(absent("No epoch was finished" if HISTORY not in run.missing else f"{HISTORY} is missing"))
         return "\n".join(out)
@@ -232,9 +244,9 @@ def _network(run: Run) -> str:
 def _recipe(run: Run) -> str:
     about = run.about
     rows: list[tuple[str, Any]] = [
-        (words(name), about.get(name)) for name in ("recipe", "epochs", "batch_size", "seed", "dtype")
+        ("epochs trained" if name == "epochs" else words(name), settings(about.get(name)))
+        for name in ("recipe", "epochs", "batch_size", "seed", "dtype", "optimizer", "augmentation")
     ]
-    rows += [("optimizer", about.get("optimizer")), ("augmentation", about.get("augmentation"))]
     data = about.get("data", {})
     name = data.get("name")
     rows += [("data", None if name is None else _data_name(name)), ("image size", data.get("shape"))]

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from datetime import datetime
 from html import escape
 from typing import Any
 
+from xconv import schedules
 from xconv.backend.workspace import shown
+from xconv.data import Augmentation
+from xconv.errors import XconvError
 from xconv.report.folder import Run
 
 _DENSITY = 1.4  # pixels of a picture for one of the page, for sharp texts on today's screens
@@ -70,6 +74,20 @@ def facts_table(rows: Sequence[tuple[str, Any]]) -> str:
     return table(["", ""], cells, kind="facts", headless=True) if cells else ""
 
 
+def settings(value: Any, depth: int = 0) -> Any:
+    """With schedules and augmentations, which run.json has as configs, as their texts; what is neither stays."""
+    if not isinstance(value, Mapping) or depth > _DEEPEST:
+        return value
+    try:
+        if value.get("kind") in schedules.CLASSES:
+            return str(schedules.get(value))
+        if value and set(value) == {setting.name for setting in fields(Augmentation)}:
+            return repr(Augmentation.from_config(value))
+    except (XconvError, TypeError):  # of another version, or written by hand
+        return value
+    return {name: settings(entry, depth + 1) for name, entry in value.items()}
+
+
 def value_cell(value: Any, depth: int = 0) -> str:
     """Any JSON value, to be read."""
     if isinstance(value, Mapping | list | tuple) and depth > _DEEPEST:
@@ -101,6 +119,13 @@ def is_number(value: Any) -> bool:
 def number(value: Any, digits: int = 4, unit: str = "") -> str:
     """With so many decimals; "" for what is no number, as the next three."""
     return escape(f"{value:,.{digits}f}{unit}") if is_number(value) else ""
+
+
+def significant(value: Any) -> str:
+    """With four digits that matter, or as a whole number from a thousand on."""
+    if not is_number(value):
+        return ""
+    return escape(f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.4g}")
 
 
 def count(value: Any) -> str:

@@ -20,7 +20,8 @@ dl.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5re
 dl.figures div { display: flex; flex-direction: column-reverse; justify-content: flex-end; padding: 0.8rem 1rem;
   border-radius: 0.5rem; background: var(--card); }
 dl.figures dt { color: var(--soft); font-size: 0.9rem; }
-dl.figures dd { margin: 0; font-size: 1.6rem; line-height: 1.25; font-weight: 600; font-variant-numeric: tabular-nums; }
+dl.figures dd { margin: 0; font-size: 1.6rem; line-height: 1.25; font-weight: 600; font-variant-numeric: tabular-nums;
+  overflow-wrap: normal; white-space: nowrap; }
 .note { margin: 1.25rem 0; padding: 0.75rem 1rem; border-left: 4px solid var(--warn); background: var(--warn-card); }
 .note ul { margin: 0.3rem 0 0; padding-left: 1.2rem; }
 .wide { overflow-x: auto; }
@@ -46,7 +47,7 @@ summary { cursor: pointer; color: var(--accent); }
 footer { margin-top: 3.5rem; padding-top: 0.9rem; border-top: 1px solid var(--line); color: var(--soft);
   font-size: 0.9rem; }
 @media (max-width: 40rem) { body { padding: 1.25rem 0.9rem 3rem; } h1 { font-size: 1.6rem; }
-  figure img { max-width: none; width: 40rem; } table.facts th { min-width: 7rem; }
+  table.facts th { min-width: 7rem; }
   th, td { padding-right: 0.8rem; } table.layers { font-size: 0.8rem; } }
 @media print { body { max-width: none; padding: 0; } figure, table { break-inside: avoid; } h2 { break-after: avoid; } }
 """.strip()
