@@ -63,6 +63,17 @@ def test_curves_have_labelled_axes_and_mark_the_best_epoch():
     assert accuracy.yaxis.get_major_formatter()(0.5) == "50 %"
 
 
+def test_a_long_title_takes_more_lines():
+    name = "resnet20-cifar10 on a-folder-of-OVERWHELMINGLY-long-names of pictures of cats and dogs, numba"
+    figure = plots.curves({"loss": [2.0, 1.0]}, name)
+    drawn(figure)
+    (heading,) = figure.texts
+    title, box = heading.get_text(), heading.get_window_extent()
+    assert title.replace("\n", " ").replace("- ", "-") == name and "\n" in title
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.width and box.y1 <= figure.bbox.height
+    assert box.y0 >= figure.axes[0].get_tightbbox().y1
+
+
 def test_what_never_changes_has_no_best():
     figure = plots.curves(
         {"loss": [2.0, 1.0], "val_loss": [2.0, 1.5], "accuracy": [0.1, 0.5], "val_accuracy": [0.1] * 2}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
@@ -21,12 +22,13 @@ if TYPE_CHECKING:
 BLUE, VERMILION = "#0072b2", "#d55e00"  # told apart by all eyes (Okabe and Ito 2008), and in grey
 INK, PALE = "#3c4043", "#9aa0a6"
 DPI = 150
+_LETTER = 0.09  # inches of a title's letter, a wide one
 _FINE = 14  # the least pixels of a tile
 P = ParamSpec("P")
 
 
 def figure(width: float, height: float, title: str = "", layout: str | None = "constrained") -> Figure:
-    """An empty figure of that many inches."""
+    """An empty figure of that many inches, its title in as many lines as it needs."""
     try:
         from matplotlib.figure import Figure  # without pyplot: no window, no global state
     except ImportError as error:
@@ -34,7 +36,8 @@ def figure(width: float, height: float, title: str = "", layout: str | None = "c
         raise ImportError(f"pictures need matplotlib: pip install 'xconv[plot]'{broken}") from error
     made = Figure(figsize=(width, height), dpi=DPI, layout=layout)  # type: ignore[arg-type]
     if title:
-        made.suptitle(plain(title), fontsize=11, parse_math=False)
+        lines = textwrap.fill(plain(title), int(width / _LETTER))
+        made.suptitle(lines, fontsize=11, parse_math=False)
     return made
 
 
