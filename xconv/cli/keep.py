@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import fields
@@ -102,7 +101,7 @@ def _plain(value: Any) -> Any:
 def _source(entry: zoo.Entry, data: str) -> str:
     """Where a network comes from; without the published figure, which would judge a result on other data."""
     own = {entry.data, "mnist"} if entry.data == "mnist-sample" else {entry.data}  # the sample is of MNIST's images
-    return entry.source if data in own else re.split(r"[:;] published ", entry.source)[0]
+    return f"{entry.source}; published {entry.published}" if entry.published and data in own else entry.source
 
 
 def title(model: str, data: str) -> str:
