@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import threading
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,6 +23,8 @@ from xconv.errors import BackendError
 pytest.register_assert_rewrite("tests.checks", "tests.cli", "tests.mistakes")  # their asserts, too, show what differs
 settings.register_profile("xconv", deadline=None, derandomize=True, max_examples=60, print_blob=True)
 settings.load_profile("xconv")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background jobs; Ctrl-C is tested, too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 BACKENDS = ("numpy", "numba", "cupy")
 REQUIRED = {name for name in os.environ.get("XCONV_TEST_BACKENDS", "").split(",") if name}

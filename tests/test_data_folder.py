@@ -6,7 +6,6 @@ import os
 import signal
 import threading
 from collections.abc import Iterable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -278,7 +277,7 @@ def test_more_than_memory_holds(tmp_path):
         data.folder(tmp_path, 9_999_999)
 
 
-def test_ctrl_c_does_not_wait_for_all_the_others(tmp_path, monkeypatch, request):
+def test_ctrl_c_does_not_wait_for_all_the_others(tmp_path, monkeypatch):
     classes(tmp_path, {"a": 100, "b": 100})
     begun: list[Path] = []
     go_on = threading.Event()
@@ -292,8 +291,6 @@ def test_ctrl_c_does_not_wait_for_all_the_others(tmp_path, monkeypatch, request)
 
     monkeypatch.setattr(folders, "decoded", slow)
     monkeypatch.setattr(folders, "default_threads", lambda: 2)
-    request.addfinalizer(partial(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT)))
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     with pytest.raises(KeyboardInterrupt):
         data.folder(tmp_path, 4)
     assert len(begun) < 50
