@@ -43,7 +43,9 @@ def test_a_run_and_its_page(run, few, tmp_path):
     assert about["classes"] == [str(k) for k in range(10)] and about["versions"]["xconv"] == __version__
     plan = zoo.recipe("simple-convnet")
     assert about["recipe"]["name"] == "default" and about["recipe"]["lr"] == plan.lr
-    assert about["recipe"]["settings"] == dict(plan.settings) and about["source"] == zoo.entry("simple-convnet").source
+    entry = zoo.entry("simple-convnet")
+    assert about["recipe"]["settings"] == dict(plan.settings)
+    assert about["source"] == f"{entry.source}; published {entry.published}"
     assert (about["epochs"], about["batch_size"], about["seed"]) == (1, 50, 0)
     assert about["optimizer"]["lr"] == 0.002 and about["backend"]["backend"] == "numpy"
     for part in ("training", "test"):
