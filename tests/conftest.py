@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import threading
 from dataclasses import replace
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests import standin
+from tests import reports, standin
 from xconv import data
 from xconv.backend import Backend, get_backend
 from xconv.cli import main
@@ -106,6 +107,19 @@ def few(monkeypatch):
     )
     monkeypatch.setattr("xconv.data.load", lambda name: small)
     return small
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """The folder of a run, and its model."""
+    return reports.keep(tmp_path_factory.mktemp("runs") / "run")
+
+
+@pytest.fixture
+def folder(kept, tmp_path):
+    """A copy of that folder, to be spoiled."""
+    shutil.copytree(kept[0], tmp_path / "run")
+    return tmp_path / "run"
 
 
 @pytest.fixture
