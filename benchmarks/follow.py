@@ -20,27 +20,28 @@ import numpy as np
 from machine import about, about_lines, table, without_core_type, write_json
 
 import xconv
-from xconv import streams, zoo
+from xconv import zoo
 from xconv.backend.threads import default_threads
+from xconv.measure.agreement import Batches
 from xconv.measure.contestants import seen
 from xconv.measure.pytorch import check_installed, torch_net, torch_optimizer
 from xconv.models import Model
 
 EXACT_STEPS = 3  # in float64
-Batches = list[tuple[np.ndarray, np.ndarray]]
+Given = list[tuple[np.ndarray, np.ndarray]]  # images [B,C,H,W], pixels from 0 to 1, and labels
 
 
-def ours(model: str, backend: str, dtype: str, batches: Batches) -> tuple[list[float], Model]:
+def ours(model: str, backend: str, dtype: str, batches: Given) -> tuple[list[float], Model]:
     """The loss of each step, and the network after them."""
     net = zoo.entry(model).build(zoo.recipe(model), backend=backend, dtype=dtype)
     losses = []
     for x, t in batches:
-        placed = net.backend.asarray(seen(xconv.data.pixels(x, dtype), net)), net.backend.asarray(t)
+        placed = net.backend.asarray(seen(x, net)), net.backend.asarray(t)
         losses.append(float(net.backend.to_numpy(net.train_step(*placed)[0])[0]))
     return losses, net
 
 
-def theirs(model: str, dtype: str, batches: Batches, channels_last: bool) -> tuple[list[float], Any]:
+def theirs(model: str, dtype: str, batches: Given, channels_last: bool) -> tuple[list[float], Any]:
     """The same of PyTorch."""
     import torch
 
@@ -54,7 +55,7 @@ def theirs(model: str, dtype: str, batches: Batches, channels_last: bool) -> tup
         if recipe.optimizer == "adam":  # ours corrects sqrt(v) + eps for the start, PyTorch's sqrt(v) alone
             optimizer.param_groups[0]["eps"] = 1e-7 / (1 - 0.999**step) ** 0.5
         optimizer.zero_grad()
-        images = torch.from_numpy(xconv.data.pixels(x, dtype)).contiguous(memory_format=layout)
+        images = torch.from_numpy(x).contiguous(memory_format=layout)
         loss = torch.nn.functional.cross_entropy(net(images), torch.from_numpy(t))
         loss.backward()
         optimizer.step()
@@ -87,6 +88,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the tables")
     parser.add_argument("--out", type=Path, help="also write follow-MODEL.json into this folder")
     args = parser.parse_args()
+    if args.steps < 1:
+        parser.error(f"--steps: expected at least 1. Received: {args.steps}")
     without_core_type()
     try:
         check_installed()
@@ -95,14 +98,13 @@ def main() -> None:
     except xconv.XconvError as error:
         sys.exit(f"follow: {error}")
     size = zoo.recipe(args.model).batch_size
-    most = len(data.x_train) // size
-    if not 1 <= args.steps <= most:
-        parser.error(f"--steps: expected 1 to {most}, an epoch. Received: {args.steps}")
-    order = streams.permutation(0, 1, len(data.x_train))  # the first epoch's
-    parts = [order[i * size : (i + 1) * size] for i in range(max(args.steps, EXACT_STEPS))]
-    batches = [(data.x_train[part], data.t_train[part]) for part in parts]
 
-    exact = batches[:EXACT_STEPS]
+    def batches(steps: int, dtype: str) -> Given:
+        """Those of the first steps of `fit`."""
+        of_step = Batches(data.x_train, data.t_train, size, 0, dtype)
+        return [of_step(step) for step in range(1, steps + 1)]
+
+    exact = batches(EXACT_STEPS, "float64")
     (mine, net), (peer, other) = (
         ours(args.model, backend, "float64", exact),
         theirs(args.model, "float64", exact, False),
@@ -121,10 +123,11 @@ def main() -> None:
         },
     }
     print("float64 done", file=sys.stderr, flush=True)
-    losses = {"xconv": ours(args.model, backend, "float32", batches[: args.steps])[0]}
+    single = batches(args.steps, "float32")
+    losses = {"xconv": ours(args.model, backend, "float32", single)[0]}
     for layout, last in (("NCHW", False), ("channels_last", True)):
         print(f"xconv done, PyTorch {layout} begins", file=sys.stderr, flush=True)
-        losses[f"PyTorch {layout}"] = theirs(args.model, "float32", batches[: args.steps], last)[0]
+        losses[f"PyTorch {layout}"] = theirs(args.model, "float32", single, last)[0]
     result["float32"] = {"steps": args.steps, "losses": losses}
     if args.out is not None:
         write_json(args.out / f"follow-{args.model}.json", result)

@@ -139,7 +139,7 @@ def test_what_was_saved_comes_back_on_any_backend(backend, kind, other, tmp_path
     for a, b in zip(ours, theirs, strict=True) if kind == "functional" else [(ours, theirs)]:
         np.testing.assert_allclose(a, b, rtol=limit, atol=limit)
     assert repr(again.optimizer) == repr(model.optimizer)
-    assert again.evaluated(x, t) == pytest.approx(model.evaluated(x, t), rel=limit)
+    assert again.evaluate(x, t, return_dict=True) == pytest.approx(model.evaluate(x, t, return_dict=True), rel=limit)
     # It draws what a new model of that seed would, and its file is the same.
     again.save(tmp_path / "again.safetensors")
     if kind != "convnet":  # which comes back as a Sequential

@@ -98,6 +98,9 @@ def test_resnet20():
 
 @pytest.mark.parametrize("name", list(zoo.ZOO))
 def test_any_network_for_other_images_and_classes(name):
+    height, width, channels = zoo.entry(name).input_shape
+    usual = zoo.entry(name).make(backend="numpy").input_shape
+    assert usual in ((height, width, channels), (channels, height, width))
     size = {"deep-convnet": 20, "vgg16": 32, "vgg16-bn-cifar10": 64}.get(name, 40)
     model = zoo.entry(name).build(zoo.recipe(name), backend="numpy", input_shape=(size, size, 4), classes=7)
     assert model.classes == 7

@@ -60,7 +60,7 @@ def evaluate(file: Path, data: str | None, backend: str, as_json: bool) -> None:
     trained = trained_on(file, net.classes)
     data = data or default_data(net.name, trained)
     _, _, x, t = arrays_for(net, data, images_to_test(data, net, trained))
-    logs = net.evaluated(x, t)
+    logs = net.evaluate(x, t, return_dict=True)
     if as_json:
         print_json({"file": str(file), "data": data, "backend": net.backend.name, "images": len(x), **logs})
         return

@@ -58,10 +58,9 @@ class Network:
     def build(self, backend: str | Backend, dtype: str = "float32") -> Model:
         """The network, compiled with the optimizer that all contestants use."""
         entry = zoo.entry(self.model)
-        net = entry.build(self.recipe, backend=backend, dtype=dtype)
-        if self.image is not None:
-            shape = self.image, self.image, chw(net)[0]
-            net = entry.build(self.recipe, backend=backend, dtype=dtype, input_shape=shape)
+        height, width = (self.image or side for side in entry.input_shape[:2])
+        shape = height, width, entry.input_shape[2]
+        net = entry.build(self.recipe, backend=backend, dtype=dtype, input_shape=shape)
         return net if self.filters is None else self._widened(net, self.filters)
 
     def _widened(self, net: Model, filters: int) -> Model:

@@ -354,10 +354,13 @@ class StagedFeed(Feed):
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
         data, most = self.data, min(self._size, len(self.data))
-        rows = [((most, *x.shape[1:]), kept(x.dtype, self._dtype)) for x in data.xs]
-        rows += [((most, *t.shape[1:]), t.dtype) for t in data.ts if not is_lazy(t)]
-        if data.weights is not None and data.weigh is None:
-            rows.append(((most,), self._dtype))
+        staged = [(x, kept(x.dtype, self._dtype)) for x in data.xs]
+        staged += [(t, t.dtype) for t in data.ts if not is_lazy(t)]
+        self._weights_staged = data.weights is not None and data.weigh is None
+        if data.weights is not None and self._weights_staged:
+            staged.append((data.weights, self._dtype))
+        self._staged = [array for array, _ in staged]  # what goes through pinned memory, in its order there
+        rows = [((most, *array.shape[1:]), dtype) for array, dtype in staged]
         with self.backend.running():
             self._stages = [self.backend.stage(rows) for _ in range(2)]
 
@@ -367,34 +370,27 @@ class StagedFeed(Feed):
     def batch(self, part: Part, into: Batch | None = None) -> Batch:
         data, entry = self.data, self._entry
         # Labels that are read late are small, and only then is known what they are: they go by themselves.
-        ts, weights = [None if t is None else self.backend.asarray(t) for t in part.ts], part.weights
-        if weights is not None:
-            weights = self.backend.asarray(weights, self._dtype)
+        late = [None if t is None else self.backend.asarray(t) for t in part.ts]
+        weights = None if part.weights is None else self.backend.asarray(part.weights, self._dtype)
         self._stages.reverse()
         stage = self._stages[0]  # the one whose batch came before the last
         with self.backend.running():
-            pinned = iter(stage.host())
-            for x, given in zip(data.xs, part.xs, strict=True):
-                _fill(next(pinned), x, given, part)
-            for t in data.ts:
-                if not is_lazy(t):
-                    _fill(next(pinned), t, None, part)
-            if data.weights is not None and weights is None:
-                _fill(next(pinned), data.weights, None, part)
+            read = [*part.xs, *[None] * (len(self._staged) - len(part.xs))]
+            for pinned, array, given in zip(stage.host(), self._staged, read, strict=True):
+                _fill(pinned, array, given, part)
             there = iter(stage.send(part.size))
             xs = [
                 entry.cast(next(there), self._dtype, isinstance(x, Pixels), place, self._change(i, part), lent=True)
                 for i, (x, place) in enumerate(zip(data.xs, _places(into and into.xs, data.xs), strict=True))
             ]
-            places = _places(into and into.ts, ts)
             ts = [
-                entry.cast(next(there), data.ts[i].dtype, False, place, lent=True)
-                if t is None
-                else entry.written(t, place)
-                for i, (t, place) in enumerate(zip(ts, places, strict=True))
+                entry.cast(next(there), t.dtype, False, place, lent=True)
+                if given is None
+                else entry.written(given, place)
+                for t, given, place in zip(data.ts, late, _places(into and into.ts, late), strict=True)
             ]
             place = None if into is None else into.weights
-            if data.weights is not None and weights is None:
+            if self._weights_staged:
                 weights = entry.cast(next(there), self._dtype, False, place, lent=True)
             elif weights is not None:
                 weights = entry.written(weights, place)

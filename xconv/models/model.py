@@ -91,8 +91,7 @@ class Model(Objective):
         Gives the loss[1] and the metrics' sums, on the device, and adds them to `totals`. Where steps are recorded,
         they are those of the recording: to be taken before the next step. A step whose loss is not finite changes
         nothing else, nor does one whose gradients are not, whose loss is NaN: it tells, and the next step goes on from
-        there. (Only the place in a schedule counts it
-        until `fit` or `train_on_batch` meet the host.)
+        there. (Only the place in a schedule counts it until `fit` or `train_on_batch` meet the host.)
         """
         optimizer = self._optimizer("train_step")
         self._ready()

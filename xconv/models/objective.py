@@ -253,24 +253,11 @@ class Objective(Inference):
         batches, of which the first `steps` are taken. `sample_weight` weights the loss of examples. `verbose` 1 shows a
         bar. With `return_dict` they come by name.
         """
-        logs = self.evaluated(x, y, batch_size, verbose=verbose, sample_weight=sample_weight, steps=steps)
+        given = {"sample_weight": sample_weight, "batch_size": batch_size, "steps": steps}
+        logs = self._measured(self._labelled(x, y, "evaluate", **given), batch_size, verbose)
         if return_dict:
             return logs
         return list(logs.values()) if len(logs) > 1 else logs["loss"]
-
-    def evaluated(
-        self,
-        x: Any,
-        y: Any = None,
-        batch_size: int | None = None,
-        *,
-        verbose: Any = 0,
-        sample_weight: Any = None,
-        steps: int | None = None,
-    ) -> dict[str, float]:
-        """What `evaluate` gives, by name."""
-        given = {"sample_weight": sample_weight, "batch_size": batch_size, "steps": steps}
-        return self._measured(self._labelled(x, y, "evaluate", **given), batch_size, verbose)
 
     def _measured(self, data: Examples | Stream, batch_size: Any = None, verbose: Any = 0) -> dict[str, float]:
         names, backend = self.log_names(), self.backend
