@@ -7,7 +7,7 @@ fresh process trains a small network on all of it in random order, evaluates it 
 memory, the mapping's pages among it, is read from Linux's /proc.
 
 Step times: each way has a network of its own, and one after the other trains for a moment in each round, in an order
-that turns; ratios are formed from turns of the same round. "no thread" does the same work between the steps.
+that turns; ratios are formed from turns of the same round.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 from machine import about, about_lines, table, write_json
@@ -31,7 +30,6 @@ import xconv
 from xconv import data, streams, zoo
 from xconv.measure.memory import STATUS, forget_peak
 from xconv.measure.memory import resident_mb as resident
-from xconv.models import feed
 
 FILE = 2_000_000_000  # bytes
 SIDE = 64  # pixels of the file's images
@@ -39,7 +37,6 @@ LIMIT = 800  # MB of 10^6 bytes
 BATCH = 128
 MODELS = ("simple-convnet", "resnet20-cifar10")
 BASE = "arrays"
-ALONE = "no thread"
 
 
 # ---------------------------------------------------------------------- memory
@@ -138,9 +135,7 @@ def ways(name: str, folder: Path) -> dict[str, Callable[[Any, int, int], dict[st
         "np.memmap": mapped,
         "generator": generator,
         "bytes, flip and crop": lambda *a: {**pixels(*a), "augmentation": change},
-        "bytes, flip and crop, no thread": lambda *a: {**pixels(*a), "augmentation": change},
         "bytes, turned, shifted, zoomed": lambda *a: {**pixels(*a), "augmentation": turning},
-        "bytes, turned, ..., no thread": lambda *a: {**pixels(*a), "augmentation": turning},
     }
 
 
@@ -148,10 +143,7 @@ def times(name: str, backend: str, rounds: int, seconds: float, folder: Path) ->
     """Seconds of a training step by the way its batches come, in each round."""
     recipe, nets, given = zoo.recipe(name), {}, {}
     warnings.simplefilter("ignore", xconv.errors.DeadNetworkWarning)  # there is nothing to learn here
-    on_host = xconv.get_backend(backend).xp is np  # elsewhere the device augments, and no thread is there to leave out
     for way, make in ways(name, folder).items():
-        if way.endswith(ALONE) and not on_host:
-            continue
         nets[way] = zoo.entry(name).build(recipe, backend=backend)
         nets[way].warm_up()
         if way == BASE:  # how long a step takes says how many make a turn
@@ -162,8 +154,7 @@ def times(name: str, backend: str, rounds: int, seconds: float, folder: Path) ->
     order = list(nets)
     for turn in range(rounds + 1):  # the first warms up
         for way in order[turn % len(order) :] + order[: turn % len(order)]:
-            with patch.object(feed.HostFeed, "prepared", False) if way.endswith(ALONE) else patch.dict({}):
-                history = nets[way].fit(**given[way], initial_epoch=turn, epochs=turn + 1, verbose=0)
+            history = nets[way].fit(**given[way], initial_epoch=turn, epochs=turn + 1, verbose=0)
             if turn:
                 found[way].append(history.train_seconds / history.steps)
     return {"batch": recipe.batch_size, "steps": steps, "rounds": rounds, "seconds": found}

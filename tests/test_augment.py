@@ -12,7 +12,7 @@ import pytest
 from tests import reference_augment
 from xconv import streams
 from xconv.data import Augmentation
-from xconv.data.augment import ONE, Draws, cos_sin
+from xconv.data.augment import BLOCK, ONE, Draws, cos_sin
 from xconv.errors import ConfigError, DTypeError, ShapeError
 from xconv.streams import Purpose
 
@@ -156,6 +156,21 @@ def test_a_draw_depends_on_seed_epoch_and_place_alone():
     # What one setting draws does not change with the others.
     alone = Augmentation(rotate=30).draws(1, 2, 0, 60, (9, 8))
     assert np.array_equal(alone.angle, whole[3]) and not alone.mirrored.any() and (alone.zoom == ONE).all()
+
+
+def test_a_batch_may_lie_across_what_is_drawn_at_once(backend):
+    """Maps are drawn for many pictures at once: each is still its own place's."""
+    x, first = pictures("float64", 5), BLOCK - 2
+    whole = changed(backend, EVERYTHING, x, 3, 1, first)
+    for k in range(5):
+        maps = EVERYTHING.draws(3, 1, first + k, 1, (9, 8)).maps((9, 8), 3)
+        expected = reference_augment.warp(x[k : k + 1], maps, np.array([9.0, 8, 7]), False)
+        assert expected.tobytes() == whole[k : k + 1].tobytes()
+    long = np.repeat(x[:1], 2 * BLOCK + 3, axis=0)
+    assert np.array_equal(
+        changed(backend, EVERYTHING, long, 3, 1, first)[2:4], changed(backend, EVERYTHING, long[:2], 3, 1, BLOCK)
+    )
+    assert changed(backend, EVERYTHING, x[:0], 3, 1, BLOCK).shape == (0, 9, 8, 3)
 
 
 def even(counts):

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from tests import reference_augment
+from xconv.backend import get_backend
+from xconv.backend.threads import Team
 from xconv.errors import BackendError, DTypeError, ShapeError
 
 ONE = 1 << 16
@@ -110,6 +112,21 @@ def test_many_pictures_go_in_parts(backend, monkeypatch):
     whole = warped(backend, x, maps, [0, 1])
     monkeypatch.setattr(backend, "workspace", 4000)
     assert warped(backend, x, maps, [0, 1]).tobytes() == whole.tobytes()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("edge", [True, False])
+def test_threads_share_pictures_out(monkeypatch, kind, edge):
+    numba, x, maps = get_backend("numba"), pictures(kind, 37, 28, 29, 1), some_maps(37)
+    expected = reference_augment.warp(x, maps, np.array([7], kind), edge).tobytes()
+    for threads in (1, 2, 5, 64):
+        team, shared = Team(threads), []
+        monkeypatch.setattr(numba, "team", team)
+        monkeypatch.setattr(
+            team, "each", lambda f, parts, each=team.each, seen=shared: (seen.append(parts), each(f, parts))
+        )
+        assert warped(numba, x, maps, [7], edge).tobytes() == expected
+        assert [len(parts) for parts in shared] == [min(threads, 37)]
 
 
 def test_wrong_arguments_are_refused(backend):

@@ -13,7 +13,7 @@ from tests.standin import state
 from xconv import data, get_backend, layers, optimizers, streams
 from xconv.book import SimpleConvNet
 from xconv.callbacks import Callback
-from xconv.data import Pixels
+from xconv.data import Augmentation, Pixels
 from xconv.errors import ConfigError, ShapeError
 from xconv.models import Model, feed
 from xconv.models.batches import Examples
@@ -307,6 +307,30 @@ def test_images_are_augmented_as_bytes_or_in_the_models_dtype(cupy, way, kind, d
     assert stub.calls == [(kept, SEED, 2, first, n, "channels_first", name) for first, n in sizes]
     with pytest.raises(AssertionError):  # and it would be seen
         same(got, expected([seen, other, np.arange(N)], [dtype, dtype, "int64"], 2))
+
+
+class Late(data.Source):
+    def __init__(self, x):
+        self.shape, self.dtype, self._x = x.shape, x.dtype, x
+
+    def read(self, indices):
+        return self._x[indices]
+
+
+@pytest.mark.parametrize("name", ["numpy", "numba"])
+def test_ours_takes_every_processor_and_so_no_thread(name):
+    backend, x = get_backend(name), IMAGES["uint8"]
+    one = Augmentation(flip=True, crop=1)
+    for given, aside in ((x, False), (Late(x), True)):  # what is read late is read, and changed, beside the step
+        change = augmented(backend, one)
+        fed = made(HostFeed, backend, [given, RNG.random((N, 4))], [np.arange(N)], augmented=change)
+        assert fed.prepared == aside
+        order = streams.permutation(SEED, 2, N)
+        expected = one(
+            backend, np.ascontiguousarray(x[order]), seed=SEED, epoch=2, first=0, data_format="channels_first"
+        )
+        got = np.concatenate([batch[0] for batch in batches(fed, backend, 2)])
+        assert got.tobytes() == expected.astype("f4").tobytes()
 
 
 @pytest.mark.parametrize("way", WAYS)

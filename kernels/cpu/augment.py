@@ -1,40 +1,46 @@
 """Pictures moved about for augmentation: x[N,P,H,W,K] -> y, channels being planes (K = 1) or side by side (P = 1).
 
-Compiled to the letter, since all backends give the same bits: no product is joined with a sum, no sum is reordered. One
-thread, beside which the others train. Indices are unsigned where they are known not to be negative: Numba looks at the
-sign of others.
+Compiled to the letter, since all backends give the same bits: no product is joined with a sum, no sum is reordered.
+Indices are unsigned where they are known not to be negative: Numba looks at the sign of others.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numba import types
-from numba.extending import overload
 from xconv.kernels.cpu.jit import jit_exactly
 
 ONE = 1 << 16  # a pixel, in the fixed point of maps
 PART = ONE - 1
-HALF = 1 << 31  # of the sum of a byte's shares
-SHARE = 2.0**-32
+PIXEL = 2.0**-16
+RIM = 2  # pixels around a picture: both neighbours along a line, where a place has none inside
 at = np.uint64
 
 
 @jit_exactly
-def warp_affine(x, maps, fill, edge, y):
-    """See Backend.warp_affine."""
+def warp_affine(x, maps, fill, edge, half, y, first, last):
+    """See Backend.warp_affine; of pictures first .. last - 1. half: 0.5 for bytes, -0.0 for floats."""
     _, planes, h, w, k = x.shape
-    for n in range(x.shape[0]):
-        m = maps[n]
-        ax, bx, tx, ay, by, ty = m[0], m[1], m[2], m[3], m[4], m[5]
-        whole = (tx | ty) & PART == 0 and abs(ax) == ONE and by == ONE and bx == 0 and ay == 0
-        for p in range(planes):
-            source, target, outside = x[n, p], y[n, p], fill[p * k : (p + 1) * k]
-            if whole:
+    padded = np.empty((h + 2 * RIM, (w + 2 * RIM) * k), x.dtype)
+    flat, scratch = padded.reshape(padded.size), (np.empty(w, np.int64), np.empty(w), np.empty(w))
+    for p in range(planes):
+        outside = fill[p * k : (p + 1) * k]
+        for i in range(flat.size):
+            flat[at(i)] = outside[at(i % k)]
+        for n in range(first, last):
+            source, target, m = x[n, p], y[n, p], maps[n]
+            ax, bx, tx, ay, by, ty = m[0], m[1], m[2], m[3], m[4], m[5]
+            if (tx | ty) & PART == 0 and abs(ax) == ONE and by == ONE and bx == 0 and ay == 0:
                 _copy(source, target, outside, edge, ax < 0, ty >> 16, tx >> 16)
             else:
-                flat, line = source.reshape(h * w * k), target.reshape(h * w * k)
+                _pad(source.reshape(h, w * k), padded, k, edge)
                 for i in range(h):
-                    _row(flat, line[i * w * k : (i + 1) * w * k], h, w, outside, edge, ax, bx * i + tx, ay, by * i + ty)
+                    row, start = target[i].reshape(w * k), (ax, bx * i + tx, ay, by * i + ty)
+                    if k == 1:
+                        _row(flat, row, h, w, 1, *start, half, *scratch)
+                    elif k == 3:
+                        _row(flat, row, h, w, 3, *start, half, *scratch)
+                    else:
+                        _row(flat, row, h, w, k, *start, half, *scratch)
             for i in range(max(m[6], 0), min(m[7], h)):
                 for j in range(max(m[8], 0), min(m[9], w)):
                     for c in range(k):
@@ -42,72 +48,41 @@ def warp_affine(x, maps, fill, edge, y):
 
 
 @jit_exactly
-def _row(x, y, h, w, outside, edge, ax, tx, ay, ty):
-    """y[W*K] from x[H*W*K]: its pixel j is at column (ax j + tx) / ONE and row (ay j + ty) / ONE."""
-    k = outside.size
-    below = w * k
-    for j in range(w):
+def _pad(x, y, k, edge):
+    """x[H,W*K] into the middle of y, and with `edge` its outermost pixels around it."""
+    h, across = x.shape
+    rim = RIM * k
+    for i in range(h):
+        source, target = x[i], y[i + RIM]
+        for j in range(across):
+            target[at(j + rim)] = source[at(j)]
+        if edge:
+            for j in range(rim):
+                target[at(j)], target[at(j + rim + across)] = source[at(j % k)], source[at(across - k + j % k)]
+    if edge:
+        for i in range(RIM):
+            y[i], y[i + RIM + h] = y[RIM], y[RIM + h - 1]
+
+
+@jit_exactly
+def _row(x, y, h, w, k, ax, tx, ay, ty, half, places, fx, fy):
+    """y[W*K] from x, padded: its pixel j is at column (ax j + tx) / ONE and row (ay j + ty) / ONE of what x was.
+
+    The neighbours of a place further outside are alike, all fill or each pixel twice: as those of the rim.
+    """
+    across = (w + 2 * RIM) * k
+    for j in range(w):  # by itself, since a loop that gathers is not vectorised
         column, row = ax * j + tx, ay * j + ty
-        x0, y0, fx, fy = column >> 16, row >> 16, column & PART, row & PART
-        if 0 <= x0 < w - 1 and 0 <= y0 < h - 1:
-            a = (y0 * w + x0) * k
-            if k == 3:
-                _inside(x, a, y, j * 3, 3, below, fx, fy)
-                _inside(x, a + 1, y, j * 3 + 1, 3, below, fx, fy)
-                _inside(x, a + 2, y, j * 3 + 2, 3, below, fx, fy)
-            else:
-                for c in range(k):
-                    _inside(x, a + c, y, j * k + c, k, below, fx, fy)
-        else:
-            for c in range(k):
-                y[at(j * k + c)] = _blend(
-                    _pixel(x, y0, x0, h, w, c, outside, edge),
-                    _pixel(x, y0, x0 + 1, h, w, c, outside, edge),
-                    _pixel(x, y0 + 1, x0, h, w, c, outside, edge),
-                    _pixel(x, y0 + 1, x0 + 1, h, w, c, outside, edge),
-                    fx,
-                    fy,
-                )
-
-
-@jit_exactly
-def _inside(x, a, y, b, right, below, fx, fy):
-    """y[b] from x[a] and its neighbours, which are all there."""
-    y[at(b)] = _blend(x[at(a)], x[at(a + right)], x[at(a + below)], x[at(a + below + right)], fx, fy)
-
-
-def _blend(v00, v01, v10, v11, fx, fy):
-    """Four neighbours, fx and fy 65536ths beyond the first: by the dtype, in integers or in float64."""
-    raise NotImplementedError
-
-
-@overload(_blend)
-def _blend_of(v00, v01, v10, v11, fx, fy):
-    return _blend_bytes if v00 == types.uint8 else _blend_floats
-
-
-def _blend_bytes(v00, v01, v10, v11, fx, fy):
-    above = (np.int64(v00) << 16) + (np.int64(v01) - np.int64(v00)) * fx
-    below = (np.int64(v10) << 16) + (np.int64(v11) - np.int64(v10)) * fx
-    return np.uint8(((above << 16) + (below - above) * fy + HALF) >> 32)
-
-
-def _blend_floats(v00, v01, v10, v11, fx, fy):
-    if fx | fy == 0:
-        return np.float64(v00)
-    total = np.float64(v00) * ((ONE - fy) * (ONE - fx) * SHARE) + np.float64(v01) * ((ONE - fy) * fx * SHARE)
-    total += np.float64(v10) * (fy * (ONE - fx) * SHARE)
-    return total + np.float64(v11) * (fy * fx * SHARE)
-
-
-@jit_exactly
-def _pixel(x, row, column, h, w, c, outside, edge):
-    """Channel c of a pixel of x[H*W*K], which may lie outside."""
-    inside = 0 <= row < h and 0 <= column < w
-    if not (inside or edge):
-        return outside[at(c)]
-    row, column = min(max(row, 0), h - 1), min(max(column, 0), w - 1)
-    return x[at((row * w + column) * outside.size + c)]
+        x0, y0 = min(max(column >> 16, -RIM), w) + RIM, min(max(row >> 16, -RIM), h) + RIM
+        places[at(j)] = y0 * across + x0 * k
+        fx[at(j)], fy[at(j)] = (column & PART) * PIXEL, (row & PART) * PIXEL
+    for j in range(w):
+        a, right, below = places[at(j)], fx[at(j)], fy[at(j)]
+        left, above = 1 - right, 1 - below
+        for c in range(k):
+            v00, v01, v10, v11 = x[at(a + c)], x[at(a + c + k)], x[at(a + c + across)], x[at(a + c + across + k)]
+            total = v00 * (above * left) + v01 * (above * right) + v10 * (below * left) + v11 * (below * right)
+            y[at(j * k + c)] = (np.float64(v00) if above * left == 1 else total) + half
 
 
 @jit_exactly

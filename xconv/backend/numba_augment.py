@@ -1,6 +1,8 @@
-"""Pictures moved about for augmentation, by one thread: the feed prepares a batch beside the team that trains."""
+"""Pictures moved about for augmentation, by the team: each thread has some of them."""
 
 from __future__ import annotations
+
+import numpy as np
 
 from xconv.backend.base import Array
 from xconv.backend.base_augment import by_planes, check_warp
@@ -15,5 +17,7 @@ class NumbaAugment(NumbaTeam):
         check_warp(x, maps, fill, channels_last)
         y = self.empty(x.shape, x.dtype)
         source, maps, fill = (self.asarray(self.contiguous(a)) for a in (x, maps, fill))
-        augment.warp_affine(by_planes(source, channels_last), maps, fill, edge, by_planes(y, channels_last))
+        half = 0.5 if x.dtype == np.uint8 else -0.0  # bytes are rounded half up, and -0.0 changes no float
+        given = by_planes(source, channels_last), maps, fill, edge, half, by_planes(y, channels_last)
+        self._over(len(y), 2.0 * y.size, augment.warp_affine, *given)
         return y

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from xconv.shapes import Pair, data_format_name, positive
 
 ONE = 1 << 16  # 1 in fixed point: of a pixel, a degree or a factor
 LARGEST = 1 << 14  # pixels of a side: draws have 32 bits
+BLOCK = 1 << 10  # pictures that are drawn for at once
 _QUARTER = 90 * ONE
 _FINE = 30  # bits behind the point of sine and cosine while they are worked out
 _RADIANS = round(math.pi / 180 * 2 ** (_FINE - 16 + 32))  # 65536ths of a degree to radians, 32 bits finer
@@ -114,7 +116,7 @@ class Augmentation:
         last = data_format_name(data_format, "augmentation") == "channels_last"
         self.check(x.shape[1:], x.dtype, data_format)
         h, w, c = x.shape[1:] if last else (*x.shape[2:], x.shape[1])
-        maps = self.draws(seed, epoch, first, len(x), (h, w)).maps((h, w), self.cutout)
+        maps = self._maps(streams.check_seed(seed), epoch, first, len(x), (h, w))
         fill = np.full(c, 0.0 if self.fill == "edge" else self.fill, x.dtype)
         return backend.warp_affine(x, maps, fill, self.fill == "edge", last)
 
@@ -145,6 +147,13 @@ class Augmentation:
             cut_row=below(7, h),
             cut_column=below(8, w),
         )
+
+    def _maps(self, seed: int, epoch: int, first: int, count: int, size: Pair) -> np.ndarray:
+        """As Backend.warp_affine takes them, for places first .. first + count of an epoch's order."""
+        begin = first // BLOCK
+        end = max(begin + 1, -(-(first + count) // BLOCK))
+        blocks = [_block(self, seed, epoch, block, size) for block in range(begin, end)]
+        return np.concatenate(blocks)[first - begin * BLOCK :][:count]
 
     def check(self, shape: Sequence[int], dtype: Any, data_format: str = "channels_last") -> None:
         """An error unless this can be done to pictures of that shape, the user's, without the batch axis."""
@@ -194,6 +203,12 @@ class Augmentation:
         asked = {field.name: getattr(self, field.name) for field in fields(self)}
         defaults = {field.name: field.default for field in fields(self)}
         return f"Augmentation({', '.join(f'{k}={v!r}' for k, v in asked.items() if v != defaults[k])})"
+
+
+@lru_cache(maxsize=4)
+def _block(augmentation: Augmentation, seed: int, epoch: int, block: int, size: Pair) -> np.ndarray:
+    """The maps of `BLOCK` places: drawn for many batches at once, since a batch's numbers cost less than the calls."""
+    return augmentation.draws(seed, epoch, block * BLOCK, BLOCK, size).maps(size, augmentation.cutout)
 
 
 def cos_sin(angle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

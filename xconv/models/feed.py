@@ -5,8 +5,9 @@ Elsewhere a data set that fits is put on the device once, bytes as bytes, and ea
 step needs nothing from the host; a larger one goes through two pinned buffers, a batch being copied while a step runs.
 
 What costs the host more than a hand-over between threads (0.01 ms, and up to a slice of Python's interpreter where that
-is busy) is prepared by a thread beside the step: examples that are read late (Sources, files, generators), and
-augmentation where the host computes. A batch of arrays, an index and a cast (0.03 ms), is not.
+is busy) is prepared by a thread beside the step: examples that are read late (Sources, files, generators), and where
+the host computes somebody's own augmentation. A batch of arrays, an index and a cast (0.03 ms), is not, nor is our
+Augmentation of one: a kernel that takes every processor, as the step does, and as much time beside it as before it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xconv.backend import Array, Backend
+from xconv.data.augment import Augmentation
 from xconv.data.sources import Pixels, pixels
 from xconv.errors import ConfigError, OutOfMemoryWarning, ShapeError, described
 from xconv.models.ahead import Ahead
@@ -42,7 +44,10 @@ Change = Callable[[Array], Array]
 
 
 class Augmented:
-    """`fit`'s augmentation: applied to each input whose examples are images, the same draws to all of them."""
+    """`fit`'s augmentation: applied to each input whose examples are images, the same draws to all of them.
+
+    `beside`: whether a thread does well to do it while the step before runs.
+    """
 
     def __init__(self, model: Network, augmentation: Any) -> None:
         if not callable(augmentation) or isinstance(augmentation, type):
@@ -58,6 +63,7 @@ class Augmented:
                 f"Received: {model.name}, whose inputs are of shapes {', '.join(map(str, shapes))}"
             )
         self._of, self._model = augmentation, model
+        self.beside = model.backend.on_host and not isinstance(augmentation, Augmentation)
 
     def change(self, place: int, part: Part, backend: Backend) -> Change | None:
         """What is done to input number `place` of a batch, in its own dtype; None where nothing is."""
@@ -272,7 +278,7 @@ class HostFeed(Feed):
 
     @property
     def prepared(self) -> bool:
-        return self.data.lazy or (self._augmented is not None and self.backend.on_host)
+        return self.data.lazy or (self._augmented is not None and self._augmented.beside)
 
     def _parts(self, epoch: int) -> Generator[Part]:
         for part in self.data.parts(self._size, epoch, self._seed):
