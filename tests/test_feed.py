@@ -17,7 +17,8 @@ from xconv.data import Augmentation, Pixels
 from xconv.errors import ConfigError, ShapeError
 from xconv.models import Model, feed
 from xconv.models.batches import Examples
-from xconv.models.feed import Augmented, Batch, HostFeed, ResidentFeed, StagedFeed
+from xconv.models.entry import Augmented
+from xconv.models.feed import Batch, HostFeed, ResidentFeed, StagedFeed
 
 N, BATCH = 13, 5
 RNG = np.random.default_rng(0)

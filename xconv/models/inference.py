@@ -17,7 +17,7 @@ from xconv.errors import ConfigError, described
 from xconv.layers import Context
 from xconv.models.ahead import Ahead
 from xconv.models.batches import Checked, Examples, Late, Part, Stream, is_stream, taken
-from xconv.models.feed import Entry
+from xconv.models.entry import Entry
 from xconv.models.halves import smaller
 from xconv.models.network import Network
 from xconv.plan import Plan

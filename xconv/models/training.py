@@ -16,7 +16,8 @@ from xconv.callbacks.progress import READ_EVERY, shown
 from xconv.errors import ConfigError, DataError, NonFiniteError, described
 from xconv.layers import BatchNormalization
 from xconv.models.batches import Examples, Part, Stream, is_stream
-from xconv.models.feed import Augmented, Feed, feed
+from xconv.models.entry import Augmented
+from xconv.models.feed import Feed, feed
 from xconv.models.rescue import SMALLER, with_room
 from xconv.models.step import Batch
 from xconv.optimizers import Optimizer
