@@ -19,7 +19,6 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from tests.conftest import load
 from xconv import Model, SimpleConvNet
 from xconv.backend import Backend
-from xconv.backend.hostpool import ALIGN, SMALL, HostPool
 from xconv.backend.threads import OneBlasThread, Team
 
 ROOT = Path(__file__).parent.parent
@@ -201,85 +200,7 @@ def test_the_thread_that_limited_blas_need_not_be_the_one_that_frees_it():
         assert blas_threads() == before
 
 
-# ---------------------------------------------------------------------- the pool of host memory
-
-
-def address(a: np.ndarray) -> int:
-    return a.__array_interface__["data"][0]
-
-
-def settled() -> None:
-    """What is unreachable is gone, on every Python."""
-    gc.collect()
-
-
-VIEWS: dict[str, Callable[[np.ndarray], object]] = {
-    "slice": lambda a: a[10:20],
-    "reversed": lambda a: a[::-1],
-    "reshaped": lambda a: a.reshape(2, -1),
-    "transposed": lambda a: a.reshape(2, -1).T,
-    "view of a view": lambda a: a.reshape(4, -1)[1:3, ::2],
-    "of another dtype": lambda a: a.view(np.uint8),
-    "memoryview": memoryview,
-    "field of a tuple": lambda a: ({"saved": a[None]},),
-    "iterator": np.nditer,
-    "broadcast": lambda a: np.broadcast_to(a, (3, *a.shape)),
-}
-
-
-@pytest.mark.parametrize("kind", VIEWS)
-def test_memory_is_not_handed_out_again_while_a_view_holds_it(kind):
-    pool = HostPool()
-    first = pool.empty((SMALL,), np.float32)
-    where = address(first)
-    held = VIEWS[kind](first)
-    del first
-    settled()
-    others = [pool.empty((SMALL,), np.float32) for _ in range(5)]
-    assert where not in [address(a) for a in others]
-    del held
-    settled()
-    again = pool.empty((SMALL,), np.float32)
-    assert address(again) == where
-
-
-def test_arrays_of_the_pool_are_plain_aligned_and_of_the_asked_shape():
-    pool = HostPool()
-    for shape, dtype in [((3, 5), np.float32), ((0, 7), np.float64), ((300, 200), np.float64), ((SMALL,), np.uint8)]:
-        a = pool.empty(shape, dtype)
-        assert type(a) is np.ndarray
-        assert a.shape == shape
-        assert a.dtype == dtype
-        assert a.flags.c_contiguous
-        assert a.flags.writeable
-        if a.nbytes >= SMALL:
-            assert address(a) % ALIGN == 0
-        a[...] = 1
-
-
-def test_the_pool_keeps_no_more_than_its_limit():
-    pool = HostPool(limit=10 * SMALL)
-    many = [pool.empty((SMALL,), np.uint8) for _ in range(30)]
-    del many
-    settled()
-    assert 0 < pool._idle_bytes <= pool.limit
-    assert pool._idle_bytes == sum(block.nbytes for blocks in pool._idle.values() for block in blocks)
-
-
-def test_arrays_made_in_many_threads_never_overlap():
-    pool = HostPool()
-
-    def use(number: int) -> int:
-        wrong, held = 0, []
-        for i in range(300):
-            a = pool.empty((SMALL // 4 + 1024 * (i % 3),), np.float32)
-            a[...] = number
-            held.append(a)
-            if len(held) > 3:
-                wrong += int((held.pop(0) != number).sum())
-        return wrong
-
-    assert together(*[lambda number=number: use(number) for number in range(THREADS)]) == [0] * THREADS
+# ---------------------------------------------------------------------- memory
 
 
 def test_saved_values_outlive_other_predictions(host):
@@ -392,5 +313,5 @@ def test_models_that_are_dropped_give_their_memory_back():
     model = make()
     watch = weakref.ref(model)
     del model
-    settled()
+    gc.collect()
     assert watch() is None

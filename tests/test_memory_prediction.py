@@ -67,7 +67,7 @@ def test_the_prediction_is_near_what_is_measured(name, batch, backend):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["measured"] > 3e6
-    assert 0.85 <= found["predicted"] / found["measured"] <= 1.15, found
+    assert 0.8 <= found["predicted"] / found["measured"] <= 1.2, found
 
 
 def test_a_prediction_costs_nothing_and_grows_with_the_batch():

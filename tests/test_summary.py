@@ -242,7 +242,7 @@ def test_a_model_without_shape_says_what_is_missing():
 def test_the_peak_grows_with_the_batch():
     model = zoo.keras_mnist(backend="numpy")
     peaks = [summary.facts(model, size)["peak_bytes"] for size in (1, 32, 64)]
-    assert peaks == sorted(peaks) and peaks[2] > 1.5 * peaks[1]
+    assert peaks == sorted(peaks) and peaks[2] > 1.4 * peaks[1]
     assert np.prod([26, 26, 32]) * 4 * 32 < peaks[1] < 2**30
 
 

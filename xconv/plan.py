@@ -46,8 +46,7 @@ class Plan:
         self.outputs = list(graph.outputs if outputs is None else outputs)
         self.nodes = _needed(graph, self.outputs)
         self.runs = self._fused() if fuse else [_run(node) for node in self.nodes]
-        self.readers = Counter(source for run in self.runs for source in run.sources)
-        self.readers.update(self.outputs)  # never given back before the end
+        self.spent = self._spent()
         self.trained: dict[int, set[str]] = {}  # of each run, the names of the parameters that need a gradient
         self.needs = self._needs()
 
@@ -70,6 +69,15 @@ class Plan:
             if x or params:
                 trained.add(run.id)
         return needs
+
+    def _spent(self) -> dict[int, tuple[int, ...]]:
+        """Which sources of each run nobody reads after it: their memory goes back then."""
+        read = set(self.outputs)
+        spent = {}
+        for run in reversed(self.runs):
+            spent[run.id] = tuple(set(run.sources) - read)
+            read.update(run.sources)
+        return spent
 
     # ------------------------------------------------------------------ fusion
 
@@ -141,19 +149,19 @@ class Plan:
 
     def forward(self, xs: Sequence[Array], ctx: Context, tape: Tape | None = None) -> list[Array]:
         """Each x[N, *input shape] -> each y[N, *output shape]; what backward needs goes onto `tape` where given."""
-        readers = dict(self.readers)
         values = dict(zip(self.graph.inputs, xs, strict=True))
+        train, seed, step, _ = ctx
         for run in self.runs:
-            x = tuple(values[source] for source in run.sources)
-            result = run.layer.forward(x if run.layer.many_inputs else x[0], ctx._replace(node=run.id))
-            y, saved = forward_pair(run.layer, result)
+            layer, x = run.layer, values[run.sources[0]]
+            n = len(x)
+            if layer.many_inputs:
+                x = tuple(values[source] for source in run.sources)
+            y, saved = forward_pair(layer, layer.forward(x, Context(train, seed, step, run.id)))
             if tape is not None:
                 tape.append((run, saved))
-            values[run.id] = self._proper(y, (x[0].shape[0], *self.graph.shapes[run.id]), xs[0].dtype, run, "forward")
-            for source in run.sources:
-                readers[source] -= 1
-                if not readers[source]:
-                    del values[source]  # memory goes back as soon as nobody will read it
+            values[run.id] = self._proper(y, (n, *self.graph.shapes[run.id]), xs[0].dtype, run, "forward")
+            for source in self.spent[run.id]:
+                del values[source]
         return [values[output] for output in self.outputs]
 
     def backward(

@@ -189,17 +189,16 @@ def _scale(gamma, inv_std, p, first, last):
 
 
 @jit
-def _thin_opened(dy, x, mean, gamma, inv_std, beta, p, first, last):
-    """As _opened, of dy[N,C*P]: a copy in which the other channels have no meaning."""
+def _thin_opened(dy, x, mean, gamma, inv_std, beta, p, flow, first, last):
+    """As _opened, of dy[N,C*P] into flow, whose other channels are left alone."""
     zero = x.dtype.type(0)
     middle, scale = _spread(mean, p, first, last), _scale(gamma, inv_std, p, first, last)
-    shift, flow = _spread(beta, p, first, last), np.empty_like(dy)
+    shift = _spread(beta, p, first, last)
     for i in range(x.shape[0]):
         source, other = dy[i, first * p : last * p], x[i, first * p : last * p]
         target = flow[i, first * p : last * p]
         for j in range(middle.size):
             target[j] = source[j] if (other[j] - middle[j]) * scale[j] + shift[j] > zero else zero
-    return flow
 
 
 @jit
@@ -239,11 +238,12 @@ def thin_normalize(x, mean, inv_std, gamma, beta, relu, y, first, last):
 
 @jit
 def thin_batch_norm_backward(dy, x, gamma, beta, relu, mean, inv_std, dx, dgamma, dbeta, need_dx, first, last):
-    """See batch_norm_backward."""
+    """See batch_norm_backward. With `relu` dx is there in any case: what ReLU lets through is put there first."""
     n, c, p = x.shape
-    dy, x = dy.reshape(n, c * p), x.reshape(n, c * p)
+    dy, x, dx = dy.reshape(n, c * p), x.reshape(n, c * p), dx.reshape(dx.shape[0], dx.shape[1] * dx.shape[2])
     if relu:
-        dy = _thin_opened(dy, x, mean, gamma, inv_std, beta, p, first, last)
+        _thin_opened(dy, x, mean, gamma, inv_std, beta, p, dx, first, last)
+        dy = dx
     middle, none = _spread(mean, p, first, last), np.zeros((last - first) * p, x.dtype)
     total = _thin_sums(dy, p, first, last)
     products = _thin_products(dy, none, x, middle, p, first, last)
@@ -253,7 +253,6 @@ def thin_batch_norm_backward(dy, x, gamma, beta, relu, mean, inv_std, dx, dgamma
         dbeta[first + i], dgamma[first + i] = total[i], products[i] * rate
         of_shift[i], of_slope[i] = total[i] / (n * p), products[i] * rate * rate / (n * p)
     if need_dx:
-        dx = dx.reshape(n, c * p)
         scale = _scale(gamma, inv_std, p, first, last)
         shift, slope = _spread(of_shift, p, 0, total.size), _spread(of_slope, p, 0, total.size)
         for i in range(n):

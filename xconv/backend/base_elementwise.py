@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from xconv.backend.arrays import Arrays
 from xconv.backend.saved import Array
@@ -48,9 +49,14 @@ class Elementwise(Arrays):
     def judged_loss(self, loss: Array, grads: Array) -> Array:
         """loss[1], or NaN where that is finite and an entry of grads[...] is not; anew."""
         xp = self.xp
-        if xp.isfinite(grads).all():
+        # One pass that makes no array; squares may overflow where no entry does, and only then each is looked at.
+        if xp.isfinite(self._squares(grads.reshape(-1))) or xp.isfinite(grads).all():
             return loss * 1
         return loss * xp.where(xp.isfinite(loss), xp.nan, 1).astype(loss.dtype)
+
+    def _squares(self, a: Array) -> Any:
+        """The sum of squares of a[n]."""
+        return self.xp.dot(a, a)
 
     # ------------------------------------------------------------------ optimizers: in place, one pass over p
     # `hyper` is float64[2] on the device, [learning rate, steps done with this one]: a recorded step reads it anew.

@@ -6,19 +6,54 @@ import math
 import os
 import threading
 from collections import defaultdict
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 SMALL = 1 << 15  # below this many bytes NumPy's own cache is as good
 ALIGN = 64  # a cache line, and an AVX-512 register
+PAGE = 4096  # sizes of blocks are multiples of it
+SEGMENT = 1 << 20, 1 << 25  # bytes asked of the system at once: a quarter of what there is, from this to that
+READY = 1 << 24  # bytes of blocks that wait as they are for the next of their size
+
+
+class _Segment:
+    """Memory from the system, and what of it is free: places (start, end), in order and apart from each other."""
+
+    def __init__(self, size: int) -> None:
+        raw = np.empty(size + ALIGN, np.uint8)
+        start = -raw.ctypes.data % ALIGN
+        self.memory, self.size = raw[start : start + size], size
+        self.holes = [(0, size)]
+
+    def cut(self, hole: tuple[int, int], size: int) -> _Block:
+        """The beginning of a hole."""
+        start, end = hole
+        i = self.holes.index(hole)
+        self.holes[i : i + 1] = [(start + size, end)] if start + size < end else []
+        return _Block(self.memory[start : start + size], self, start)
+
+    def joined(self) -> None:
+        """Neighbours among the holes become one."""
+        holes: list[tuple[int, int]] = []
+        for start, end in sorted(self.holes):
+            if holes and holes[-1][1] == start:
+                start = holes.pop()[0]
+            holes.append((start, end))
+        self.holes = holes
+
+
+class _Block(NamedTuple):
+    memory: np.ndarray
+    segment: _Segment
+    start: int
 
 
 class _Lease(np.ndarray):
     """A block that goes back to its pool when nobody holds it any more."""
 
     pool: HostPool | None = None
-    block: np.ndarray
+    block: _Block
 
     def __del__(self) -> None:
         if self.pool is not None:
@@ -28,15 +63,19 @@ class _Lease(np.ndarray):
 class HostPool:
     """Hands out arrays whose memory comes back by itself once nobody holds them or a view of them.
 
-    An array that is still held, by a layer's saved values or by a user, is therefore never handed out again.
-    `limit` bounds the idle bytes kept for reuse; more is given back to the system.
+    An array that is still held, by a layer's saved values or by a user, is therefore never handed out again. What came
+    back waits for the next of its size; beyond `READY` bytes, and where nothing has the size that is asked for,
+    neighbours are joined and cut anew, so that a training step holds little more than what it needs at once. Segments
+    in which nothing is held go back to the system while more than `limit` bytes are idle.
     """
 
     def __init__(self, limit: int = 1 << 28) -> None:
         self.limit = limit
-        self._idle: dict[int, list[np.ndarray]] = defaultdict(list)
-        self._idle_bytes = 0
-        self._lock = threading.RLock()  # a collection inside `empty` may run `_give_back` in the same thread
+        self._segments: list[_Segment] = []
+        self._ready: dict[int, list[_Block]] = defaultdict(list)
+        self._ready_bytes = self._idle_bytes = 0
+        self._lock = threading.RLock()  # a collection inside `empty` may run `_give_back` in the same thread,
+        self._busy = False  # which then leaves segments alone
         os.register_at_fork(after_in_child=self._after_fork)
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
@@ -45,29 +84,78 @@ class HostPool:
         nbytes = math.prod(shape) * dtype.itemsize
         if nbytes < SMALL:
             return np.empty(shape, dtype)
-        size = -(-nbytes // 4096) * 4096
+        size = -(-nbytes // PAGE) * PAGE
         with self._lock:
-            idle = self._idle.get(size)
-            if idle:
-                block = idle.pop()
+            ready = self._ready.get(size)
+            if ready:
+                self._ready_bytes -= size
                 self._idle_bytes -= size
+                block = ready.pop()
             else:
-                block = None
-        if block is None:
-            raw = np.empty(size + ALIGN, np.uint8)
-            start = -raw.ctypes.data % ALIGN
-            block = raw[start : start + size]
+                block = self._cut(size)
         # The result and all views of it keep the lease alive; when the last dies, so does it, and the block returns.
         # The memoryview is needed: a view's base is the owner of its memory, found by looking through arrays alone.
-        lease = block.view(_Lease)
+        lease = block.memory.view(_Lease)
         lease.pool, lease.block = self, block
         return np.frombuffer(memoryview(cast(Any, lease)), dtype, count=math.prod(shape)).reshape(shape)
 
-    def _give_back(self, block: np.ndarray) -> None:
+    def _cut(self, size: int) -> _Block:
+        """Out of the smallest hole that is large enough, or of a new segment."""
+        self._busy = True
+        try:
+            found = self._smallest(size)
+            if found is None:
+                self._join()
+                found = self._smallest(size)
+            if found is None:
+                there = sum(segment.size for segment in self._segments)
+                least, most = SEGMENT
+                segment = _Segment(max(size, min(max(least, there // 4), most, self.limit)))
+                self._segments.append(segment)
+                self._idle_bytes += segment.size
+                found = segment, segment.holes[0]
+            segment, hole = found
+            self._idle_bytes -= size
+            return segment.cut(hole, size)
+        finally:
+            self._busy = False
+
+    def _smallest(self, size: int) -> tuple[_Segment, tuple[int, int]] | None:
+        fitting = [(end - start, i, start) for i, s in enumerate(self._segments) for start, end in s.holes]
+        fitting = [hole for hole in fitting if hole[0] >= size]
+        if not fitting:
+            return None
+        length, i, start = min(fitting)
+        return self._segments[i], (start, start + length)
+
+    def _give_back(self, block: _Block) -> None:
         with self._lock:
-            if self._idle_bytes + block.nbytes <= self.limit:
-                self._idle[block.nbytes].append(block)
-                self._idle_bytes += block.nbytes
+            size = block.memory.nbytes
+            self._ready[size].append(block)
+            self._ready_bytes += size
+            self._idle_bytes += size
+            if not self._busy and (self._ready_bytes > READY or self._idle_bytes > self.limit):
+                self._busy = True
+                try:
+                    self._join()
+                finally:
+                    self._busy = False
+
+    def _join(self) -> None:
+        """What waits becomes holes, and what is too much goes back to the system, the largest first."""
+        ready, self._ready, self._ready_bytes = self._ready, defaultdict(list), 0
+        changed: set[_Segment] = set()
+        for size, blocks in ready.items():
+            for _, segment, start in blocks:
+                segment.holes.append((start, start + size))
+                changed.add(segment)
+        for segment in changed:
+            segment.joined()
+        if self._idle_bytes > self.limit:
+            for segment in sorted(self._segments, key=lambda segment: -segment.size):
+                if self._idle_bytes > self.limit and segment.holes == [(0, segment.size)]:
+                    self._segments.remove(segment)
+                    self._idle_bytes -= segment.size
 
     def _after_fork(self) -> None:
-        self._lock = threading.RLock()
+        self._lock, self._busy = threading.RLock(), False

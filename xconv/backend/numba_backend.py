@@ -5,6 +5,8 @@ Convolution is in numba_conv.py, dense layers are in numba_dense.py.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from xconv.backend.base import Array, argmax_dtype
@@ -97,6 +99,9 @@ class NumbaBackend(NumbaConv, NumbaDense, NumbaNorm, NumbaAugment):
         loss, dlogits = np.empty(1, logits.dtype), self.empty(logits.shape, logits.dtype)
         elementwise.softmax_cross_entropy(logits, labels, loss, dlogits)
         return loss, dlogits
+
+    def _squares(self, a: Array) -> Any:
+        return sum(self._over(a.size, a.size / 100, lambda first, last: np.dot(a[first:last], a[first:last])))
 
     def sgd(self, p: Array, g: Array, hyper: Array) -> None:
         self._sliced(elementwise.sgd, _line(p), _line(g), then=(hyper,))

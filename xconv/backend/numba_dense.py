@@ -23,6 +23,9 @@ class NumbaDense(NumbaTeam):
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
         rows, columns = a.shape[0], b.shape[1]
         out = self.empty((rows, columns), a.dtype) if out is None else out
+        ranges = self.team.ranges(max(rows, columns), out.size * a.shape[1] / 32)
+        if len(ranges) == 1:
+            return np.matmul(a, b, out=out)
 
         def part(first: int, last: int) -> None:
             if rows >= columns:
@@ -30,7 +33,7 @@ class NumbaDense(NumbaTeam):
             else:
                 np.matmul(a, b[:, first:last], out=out[:, first:last])
 
-        self._over(max(rows, columns), out.size * a.shape[1] / 32, part)
+        self.team.each(part, ranges)
         return out
 
     def dense(self, x: Array, w: Array, b: Array, activation: str | None = None) -> Array:

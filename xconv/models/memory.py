@@ -7,6 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from xconv.backend.base import ConvMemory
+from xconv.backend.hostpool import READY
 from xconv.layers.fused import ConvReLUMaxPool, convolution
 from xconv.plan import ONE_PRODUCT, Plan, Run
 
@@ -15,28 +16,31 @@ if TYPE_CHECKING:
 
 
 class _Pool:
-    """Bytes that are held, and the most that ever were. Idle blocks wait for the next of their size, as in HostPool."""
+    """Bytes that were touched, and the most that ever were, as in HostPool.
 
-    def __init__(self, limit: int = 1 << 28) -> None:
+    What comes back waits for the next of its size; beyond `READY` bytes all that waits is joined, and serves any.
+    """
+
+    def __init__(self) -> None:
         self.now = self.most = 0
-        self._limit = limit
-        self._idle: Counter[int] = Counter()
-        self._idle_bytes = 0
+        self._ready: Counter[int] = Counter()
+        self._joined = 0
 
     def take(self, size: int) -> None:
-        if self._idle[size]:
-            self._idle[size] -= 1
-            self._idle_bytes -= size
-        else:
-            self.now += size
-            self.most = max(self.most, self.now)
+        if self._ready[size]:
+            self._ready[size] -= 1
+            return
+        old = min(size, self._joined)
+        self._joined -= old
+        self.now += size - old
+        self.most = max(self.most, self.now)
 
     def give_back(self, size: int) -> None:
-        if self._idle_bytes + size <= self._limit:
-            self._idle[size] += 1
-            self._idle_bytes += size
-        else:
-            self.now -= size
+        self._ready[size] += 1
+        waiting = sum(size * count for size, count in self._ready.items())
+        if waiting > READY:
+            self._joined += waiting
+            self._ready.clear()
 
     def borrow(self, sizes: list[int], beside: int) -> None:
         """Taken all at once and given back: arrays of the pool to the pool, what is `beside` them to the system."""
@@ -98,7 +102,6 @@ def _activations(plan: Plan, n: int, itemsize: int) -> int:
         pool.take(sizes[i])
         if turned and len(graph.shapes[i]) == 3 and graph.shapes[i][0] > 1:
             pool.take(sizes[i])  # channels first beside the batch as it came
-    readers = plan.readers.copy()
 
     def release(node: int) -> None:
         holders[home[node]] -= 1
@@ -121,9 +124,8 @@ def _activations(plan: Plan, n: int, itemsize: int) -> int:
         kept[run.id] = [*(run.sources if "x" in keeps else ()), *([run.id] if "y" in keeps else ())]
         for node in [*kept[run.id], run.id]:
             holders[home[node]] += 1
-        for source in run.sources:
-            readers[source] -= 1
-            if not readers[source] and source >= 0:  # the batch stays: its owner holds it
+        for source in plan.spent[run.id]:
+            if source >= 0:  # the batch stays: its owner holds it
                 release(source)
     gradients: dict[int, int] = {}
     for output in plan.outputs:
