@@ -12,7 +12,7 @@ from tests import reference
 from tests.checks import draw
 from xconv import Conv2D, Dense, Flatten, ReLU, Sequential, SimpleConvNet, data, optimizers, zoo
 from xconv.callbacks import Callback
-from xconv.errors import ConfigError, DeadNetworkWarning, FileError, NonFiniteError
+from xconv.errors import ConfigError, DataError, DeadNetworkWarning, FileError, NonFiniteError, ShapeError
 from xconv.losses import SoftmaxCrossEntropy
 from xconv.parameters import Parameters
 
@@ -167,3 +167,30 @@ def test_zoo_names_what_it_has():
         zoo.entry("nope")
     with pytest.raises(ConfigError, match=r"default, book. Received: 'nope'"):
         zoo.recipe("simple-convnet", "nope")
+
+
+def test_a_few_examples_are_predicted_as_many_are(backend):
+    """Few arrays of the model's dtype take a short way, on which everything else holds as well."""
+    model = Sequential(
+        [Conv2D(3, 3, activation="relu"), Flatten(), Dense(4)],
+        input_shape=(6, 5, 2), backend=backend, seed=3,
+    )  # fmt: skip
+    x = np.random.default_rng(0).normal(size=(251, 6, 5, 2)).astype("f4")
+    whole, short = model.predict(x), model.predict(x[:250])
+    assert model.predict(x[:250], 250).tobytes() == short.tobytes() == whole[:250].tobytes()
+    for given in (x[:3], x[:6:2], x.transpose(1, 2, 3, 0).copy().transpose(3, 0, 1, 2)[:3]):
+        assert np.array_equal(model.predict(given), model.predict(given, verbose=0, batch_size=7))
+    assert np.array_equal(model.predict(x[:3].astype("f8")), short[:3]) and model.predict(x[:0]).shape == (0, 4)
+    y = model.predict(x[:40])  # the caller's own
+    kept = y.copy()
+    y += 1
+    model.predict(x[40:80])
+    assert y.flags.owndata and np.array_equal(y, kept + 1) and np.array_equal(model.predict(x[:40]), kept)
+    bad = x[:2].copy()
+    bad[1, 2, 3, 1] = np.nan
+    with pytest.raises(DataError, match=r"predict: x: expected finite numbers.*first at index \(1, 2, 3, 1\)"):
+        model.predict(bad)
+    with pytest.raises(ShapeError, match="this looks like one example"):
+        model.predict(x[0])
+    large = np.full((1, 6, 5, 2), 1e30, "f4")  # whose squares are no float32
+    assert np.isfinite(model.predict(large)).all()

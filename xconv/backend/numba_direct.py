@@ -112,8 +112,7 @@ class NumbaDirect(NumbaTeam):
         bias = np.zeros(lines.shape[0] * lines.shape[2], x.dtype)
         bias[:f] = b
         arguments = (x, lines, bias, y, chosen, at.windows, at.taps, at.ks, at.shape, at.place)
-        shared, own = _arrays(w.shape, tuple(image), stride, pads, pool, x.dtype)
-        threads, back = (self._fitting(shared[i], own[i]) for i in (0, 1))
+        threads, back = _fitting(self.workspace, w.shape, tuple(image), stride, pads, pool, x.dtype)
         self._over(n, n * w.size * places * at.taps.size, direct.forward, *arguments, most=threads)
         return y.reshape(n, f, *at.out), DirectSaved(x, w, chosen, at, back)
 
@@ -142,14 +141,11 @@ class NumbaDirect(NumbaTeam):
         dtype = np.dtype(f"f{itemsize}")
         at = geometry(tuple(x_shape[1:]), w_shape[2:], stride, pads, pool, dtype)
         shared, own = _arrays(w_shape, tuple(x_shape[1:]), stride, pads, pool, dtype)
-        threads = [min(self.team.threads, self._fitting(shared[i], own[i])) for i in (0, 1)]
+        fitting = _fitting(self.workspace, w_shape, tuple(x_shape[1:]), stride, pads, pool, dtype)
+        threads = [min(self.team.threads, most) for most in fitting]
         forward, backward = (shared[i] + sum(own[i]) * threads[i] for i in (0, 1))
         kept = x_shape[0] * w_shape[0] * at.out[0] * at.out[1]
         return ConvMemory([], [], (forward, backward), kept=kept)
-
-    def _fitting(self, shared: int, own: list[int]) -> int:
-        """How many threads' arrays fit the workspace, one being the least. Blocks are small by themselves."""
-        return max(1, (self.workspace - shared) // sum(own))
 
 
 @functools.lru_cache(maxsize=256)
@@ -166,6 +162,12 @@ def _arrays(
     dw = w_shape[0] * w_shape[2] * at.row * itemsize
     flows = at.windows.size * (4 + itemsize)
     return (lines, dw), ([block, best, rows], [block, block, flows, dw])
+
+
+@functools.lru_cache(maxsize=256)
+def _fitting(workspace: int, *shapes: Any) -> tuple[int, ...]:
+    """How many threads' `_arrays` fit the workspace each way, one being the least. Blocks are small by themselves."""
+    return tuple(max(1, (workspace - shared) // sum(own)) for shared, own in zip(*_arrays(*shapes), strict=True))
 
 
 def _lines(w: Array) -> Array:

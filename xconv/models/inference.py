@@ -173,6 +173,10 @@ class Inference(Network):
         an `xconv.utils.Sequence` of batches x or (x, ...), of which the first `steps` are taken. `verbose` 1 shows a
         bar.
         """
+        if type(x) is np.ndarray and batch_size is None and steps is None and not verbose:
+            y = self._at_once(x)
+            if y is not None:
+                return y
         data, size = self._unlabelled(x, "predict", steps, batch_size, empty_ok=True)
         shapes = [self._given_shape(i) for i in self.graph.outputs]
         known = len(data) if isinstance(data, Examples) else None
@@ -186,6 +190,17 @@ class Inference(Network):
                         out[part.first : part.first + part.size] = self.backend.to_numpy(y)
         outs = [np.concatenate(out) for out in outs] if known is None else outs
         return outs if len(outs) > 1 else outs[0]
+
+    def _at_once(self, x: np.ndarray) -> np.ndarray | None:
+        """What `predict` gives for a few examples that are as they should be, in half the time; None for any others."""
+        graph = self._graph
+        if graph is None or len(graph.inputs) + len(graph.outputs) > 2 or x.dtype != self.dtype:
+            return None
+        if not 0 < len(x) <= BATCH or x.shape[1:] != self._given_shape(graph.inputs[0]):
+            return None
+        checks.finite(x, "predict: x")
+        ys = self._outputs([x], self._plan(), Entry(self.backend))
+        return None if ys is None else np.array(self.backend.to_numpy(ys[0]))
 
     def _unlabelled(
         self, x: Any, what: str, steps: Any, batch_size: Any, *, empty_ok: bool = False
