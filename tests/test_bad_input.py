@@ -11,7 +11,7 @@ import pytest
 from tests import standin
 from tests.conftest import BACKENDS, load
 from tests.mistakes import CLASSES, SHAPE, OnAnotherDevice, images, labels, message, network, prints, with_value
-from xconv import Dense, Flatten, Model, Sequential
+from xconv import Dense, Flatten, Model, Sequential, SimpleConvNet, data
 from xconv.errors import BackendError, DataError, DTypeError, ShapeError, XconvError
 
 # name: (x, t, error, what follows "predict: " or "loss: ")
@@ -53,7 +53,7 @@ IMAGES: dict[str, tuple[Any, type[XconvError], str]] = {
     "nothing": (
         None,
         DTypeError,
-        "x: expected real numbers (float, int or bool). Received: array of shape (), dtype object",
+        "x: expected real numbers (float, int or bool). Received: None",
     ),
     "object": (
         images().astype(object),
@@ -244,3 +244,21 @@ def test_arrays_of_the_models_own_backend_are_welcome(backend):
     x, t = backend.asarray(images()), backend.asarray(labels())
     assert np.array_equal(model.predict(x), model.predict(images()))
     assert model.loss(x, t) == model.loss(images(), labels())
+
+
+def test_a_data_set_and_a_function_are_told_the_cure():
+    """Both look like what `fit` takes, and are not."""
+    net = SimpleConvNet(backend="numpy")
+
+    def batches():
+        yield None
+
+    for given, cure in (
+        (data.load(), r"data\.arrays\(\)\. Received: DataSet"),
+        (batches, r"called first, as in batches\(\)"),
+    ):
+        for use in (net.predict, net.evaluate):
+            with pytest.raises(DTypeError, match=cure):
+                use(given)
+        with pytest.raises(DTypeError, match=f"fit: x: .*{cure}"):
+            net.fit(given, epochs=1)

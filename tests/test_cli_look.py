@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,19 @@ def mistake(run, *args: str) -> str:
     code, out, err = run(*args, "--backend", "numpy")
     assert code == 2 and not out and err.count("\n") == 1, err
     return err
+
+
+def test_the_folder_of_a_run_stands_for_its_network(run, trained, pictures, tmp_path):
+    shutil.copy(trained[0], tmp_path / "model.safetensors")
+    for command in (["predict", "{}", pictures[0], "--json"], ["summary", "{}", "--batch-size", "8"]):
+        outs = [
+            run(*[part.format(place) for part in command], "--backend", "numpy")[1] for place in (trained[0], tmp_path)
+        ]
+        assert outs[0] == outs[1] != ""
+    result = one_json_line(run("evaluate", str(tmp_path), "--backend", "numba", "--json")[1])
+    assert result["accuracy"] > 0.85 and result["file"].endswith("model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    assert "expected a file, or a folder that xconv train --out made" in mistake(run, "evaluate", str(tmp_path))
 
 
 def test_what_cannot_be_read_is_one_line(run, trained, pictures, tmp_path):

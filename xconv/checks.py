@@ -35,12 +35,17 @@ def host_array(a: Any, what: str) -> np.ndarray:
             "there with model.to('cupy')"
         )
     try:
-        a = np.asarray(a)
+        array = np.asarray(a)
     except ValueError as error:  # ragged lists
         raise ShapeError(f"{what}: expected an array of numbers. Received: {described(a)} ({error})") from None
-    if a.dtype.kind not in "buif":
-        raise DTypeError(f"{what}: expected real numbers (float, int or bool). Received: {described(a)}")
-    return a
+    if array.dtype.kind not in "buif":
+        cure = ""
+        if callable(getattr(a, "arrays", None)):
+            cure = "; of a data set give its arrays: x, t, x_test, t_test = data.arrays()"
+        elif callable(a) and not isinstance(a, type):
+            cure = "; a generator function is called first, as in batches()"
+        raise DTypeError(f"{what}: expected real numbers (float, int or bool){cure}. Received: {described(a)}")
+    return array
 
 
 def image_shape(shape: tuple[int, ...], expected: tuple[int, ...], what: str) -> None:

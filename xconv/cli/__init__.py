@@ -80,7 +80,7 @@ def main(context: click.Context) -> None:
       xconv train --data mnist --out run
       xconv report run                  that run as one page, run/report.html
       xconv summary keras-mnist
-      xconv predict run/model.safetensors digit.png
+      xconv predict run digit.png
       xconv bench --peer torch          training and prediction beside PyTorch
       xconv bench --sweep batch         what an image costs as batches grow
       xconv compare --out DIR           one network on every backend: differences by layer, and speed

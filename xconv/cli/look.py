@@ -18,6 +18,7 @@ from xconv.cli.prepare import (
     default_data,
     images_to_test,
     named_or_file,
+    network_file,
     picture_shape,
     trained_on,
 )
@@ -29,13 +30,13 @@ from xconv.plots import as_probabilities
 
 
 @click.command()
-@click.argument("network", metavar="NAME|FILE")
+@click.argument("network", metavar="NAME|FILE|RUN")
 @click.option("--batch-size", type=COUNT, help="For the memory of a training step.  [default: the recipe's, or 32]")
 @click.option("--verbose", is_flag=True, help="Also the algorithm that the backend takes for each convolution.")
 @backend_option
 @json_option
 def summary(network: str, batch_size: int | None, verbose: bool, backend: str, as_json: bool) -> None:
-    """Show the layers of a network, by name or from a file: output shapes, parameters, memory of a training step."""
+    """Show the layers of a network, by name, from a file or a run's folder: shapes, parameters, memory of a step."""
     net = named_or_file(network, backend)
     if batch_size is None:
         batch_size = zoo.recipe(network).batch_size if network in zoo.ZOO else 32
@@ -51,12 +52,13 @@ def summary(network: str, batch_size: int | None, verbose: bool, backend: str, a
 @backend_option
 @json_option
 def evaluate(file: Path, data: str | None, backend: str, as_json: bool) -> None:
-    """Loss and accuracy of a network from FILE on the test images of a data set.
+    """Loss and accuracy of a network from FILE, or the folder of a run, on the test images of a data set.
 
-    Of a folder without test/, those are the pictures that `xconv train` holds out. Without --data: what the network was
-    trained on, as run.json beside FILE tells.
+    Of pictures without test/ in their folder, those are what `xconv train` holds out. Without --data: what the network
+    was trained on, as run.json beside FILE tells.
     """
     net = named_or_file(str(file), backend, trained=True)
+    file = network_file(file)
     trained = trained_on(file, net.classes)
     data = data or default_data(net.name, trained)
     _, _, x, t = arrays_for(net, data, images_to_test(data, net, trained))
@@ -76,12 +78,13 @@ def evaluate(file: Path, data: str | None, backend: str, as_json: bool) -> None:
 @backend_option
 @json_option
 def predict(file: Path, images: tuple[Path, ...], invert: bool, top: int, backend: str, as_json: bool) -> None:
-    """What the network from FILE takes each IMAGE for, with probabilities.
+    """What the network from FILE, or the folder of a run, takes each IMAGE for, with probabilities.
 
     Images are cut to the network's proportions, brought to its size and channels, and to numbers from 0 to 1; what is
     transparent becomes white. Classes are named where `xconv train` left their names beside FILE.
     """
     net = named_or_file(str(file), backend, trained=True)
+    file = network_file(file)
     x = np.stack([picture(path, net, invert) for path in images])
     probabilities = as_probabilities(net.predict(x), net.name)
     trained = trained_on(file, probabilities.shape[1])

@@ -53,8 +53,20 @@ def prepare(
     return net, seconds
 
 
+def network_file(path: Path) -> Path:
+    """The file itself; of a folder that `xconv train --out` made, the network's."""
+    if not path.is_dir():
+        return path
+    if not (path / report.MODEL).is_file():
+        raise FileError(
+            f"{path}: expected a file, or a folder that xconv train --out made. "
+            f"Received: a folder without {report.MODEL}"
+        )
+    return path / report.MODEL
+
+
 def named_or_file(what: str, backend: str = "numpy", *, trained: bool = False) -> Model:
-    """A network of the zoo by its name, or one from a file that `xconv train` or `model.save` wrote.
+    """A network of the zoo by its name, or one from a file, or the folder of a run, of `xconv train` or `model.save`.
 
     Where it must be `trained`, a name is refused: what it gives has only its first weights.
     """
@@ -69,7 +81,7 @@ def named_or_file(what: str, backend: str = "numpy", *, trained: bool = False) -
         raise FileError(
             f"expected a file, or a network among {', '.join(zoo.ZOO)}. Received: {what!r}, which is neither"
         )
-    return load(what, backend=backend)
+    return load(network_file(Path(what)), backend=backend)
 
 
 @dataclass(frozen=True)
