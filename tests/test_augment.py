@@ -173,6 +173,20 @@ def test_a_batch_may_lie_across_what_is_drawn_at_once(backend):
     assert changed(backend, EVERYTHING, x[:0], 3, 1, BLOCK).shape == (0, 9, 8, 3)
 
 
+def test_a_class_of_ones_own_draws_as_it_says(backend):
+    class Always(Augmentation):
+        def draws(self, *place):
+            return super().draws(*place)._replace(mirrored=np.full(place[3], self.side))
+
+    x, given = pictures(), []
+    for side in (0, 1):
+        one = Always(flip=True)
+        object.__setattr__(one, "side", side)
+        given.append(changed(backend, one, x))
+    assert np.array_equal(given[0], x) and np.array_equal(given[1], x[:, :, ::-1])
+    assert np.array_equal(changed(backend, EVERYTHING, x, first=np.uint64(7)), changed(backend, EVERYTHING, x, first=7))
+
+
 def even(counts):
     """Whether counts may come from a fair draw: Pearson's chi-square below its mean by six times its deviation."""
     counts = np.asarray(counts, float)

@@ -256,6 +256,8 @@ def test_a_data_set_and_a_function_are_told_the_cure():
     for given, cure in (
         (data.load(), r"data\.arrays\(\)\. Received: DataSet"),
         (batches, r"called first, as in batches\(\)"),
+        ([0.5, None], r"Received: \[0.5, None\], of which NumPy makes object"),
+        (print, r"int or bool\)\. Received: <built-in"),
     ):
         for use in (net.predict, net.evaluate):
             with pytest.raises(DTypeError, match=cure):

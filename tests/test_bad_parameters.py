@@ -51,7 +51,7 @@ PARAMETERS: dict[str, tuple[str, Any, type[XconvError], str]] = {
         "b1",
         ["a", "b"],
         DTypeError,
-        "parameter 'b1': expected real numbers (float, int or bool). Received: ['a', 'b']",
+        "parameter 'b1': expected real numbers (float, int or bool). Received: ['a', 'b'], of which NumPy makes <U1",
     ),
 }
 

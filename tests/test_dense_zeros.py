@@ -113,6 +113,13 @@ def test_zero_times_a_weight_that_is_not_finite_is_nan(numba, kernels, monkeypat
     assert np.array_equal(got[:, 7][np.isinf(expected[:, 7])], expected[:, 7][np.isinf(expected[:, 7])])
 
 
+def test_no_examples(numba):
+    x, w = np.zeros((0, 300), "f4"), np.ones((300, 64), "f4")
+    assert numba.dense(x, w, np.zeros(64, "f4"), "relu").shape == (0, 64)
+    dx, dw, db = numba.dense_backward(np.zeros((0, 64), "f4"), x, w)
+    assert dx.shape == (0, 300) and not dw.any() and not db.any()
+
+
 def test_an_input_that_is_not_finite_shows(numba, kernels, dtype):
     x, w, b, _ = drawn(20, 300, 40, dtype)
     x[3, 100] = np.nan

@@ -177,6 +177,72 @@ def test_a_collection_may_give_back_while_places_are_joined(monkeypatch):
     assert pool.empty((SEGMENT,), np.uint8).nbytes == SEGMENT and held_and_idle(pool)[0] == SEGMENT
 
 
+def test_arrays_may_die_while_one_is_handed_out():
+    """From Python 3.12 on garbage may be collected between any two lines, and a signal's handler runs there anyway."""
+    pool, dying = HostPool(), []
+
+    class Ready(dict):
+        def get(self, size):
+            found = super().get(size)
+            dying.clear()  # more than may wait as it is
+            return found
+
+    waiting = [pool.empty((SEGMENT // 8,), np.uint8) for _ in range(3)]
+    dying += [pool.empty((SEGMENT // 4,), np.uint8) for _ in range(4)]
+    del waiting
+    settled()
+    pool._ready = Ready(pool._ready)
+    made = [pool.empty((SEGMENT // 8,), np.uint8)]
+    assert not dying
+    pool._ready = dict(pool._ready)
+    made += [pool.empty((SEGMENT // 16,), np.uint8) for _ in range(40)]
+    places = sorted((address(a), address(a) + a.nbytes) for a in made)
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(places))
+    del made
+    settled()
+    total, waits, free = held_and_idle(pool)
+    assert total == waits + free
+
+
+def test_who_interrupts_the_pool_gets_memory_beside_it():
+    """Such as a signal's handler that predicts."""
+    pool, got = HostPool(), []
+
+    class Ready(dict):
+        def get(self, size):
+            got.append(pool.empty((SMALL,), np.float32))
+            return super().get(size)
+
+    pool._ready = Ready()
+    mine = pool.empty((SMALL,), np.float32)
+    mine[...], got[0][...] = 1, 2
+    assert (mine == 1).all() and len(got) == 1 and held_and_idle(pool)[0] == hostpool.SEGMENT[0]
+
+
+def test_where_memory_is_short_what_is_idle_goes_back_and_no_more_is_asked_for(monkeypatch):
+    pool, made, room = HostPool(), hostpool._Segment, [3 * SEGMENT]
+
+    def segment(size):
+        if size + sum(one.size for one in pool._segments) > room[0]:
+            raise MemoryError
+        return made(size)
+
+    monkeypatch.setattr(hostpool, "_Segment", segment)
+    first = pool.empty((2 * SEGMENT + SEGMENT // 2,), np.uint8)
+    second = pool.empty((SEGMENT // 4,), np.uint8)  # a quarter of what there is would be more than there is room for
+    assert held_and_idle(pool)[0] == 2 * SEGMENT + SEGMENT * 3 // 4
+    del first
+    settled()
+    third = pool.empty((2 * SEGMENT + SEGMENT * 3 // 4,), np.uint8)
+    assert held_and_idle(pool) == (3 * SEGMENT, 0, 0)
+    with pytest.raises(MemoryError):
+        pool.empty((SEGMENT,), np.uint8)
+    assert held_and_idle(pool) == (3 * SEGMENT, 0, 0)
+    del second, third
+    settled()
+    assert pool.empty((SMALL,), np.uint8).nbytes == SMALL
+
+
 def test_arrays_made_in_many_threads_never_overlap():
     pool = HostPool()
 

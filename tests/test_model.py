@@ -180,7 +180,10 @@ def test_a_few_examples_are_predicted_as_many_are(backend):
     assert model.predict(x[:250], 250).tobytes() == short.tobytes() == whole[:250].tobytes()
     for given in (x[:3], x[:6:2], x.transpose(1, 2, 3, 0).copy().transpose(3, 0, 1, 2)[:3]):
         assert np.array_equal(model.predict(given), model.predict(given, verbose=0, batch_size=7))
-    assert np.array_equal(model.predict(x[:3].astype("f8")), short[:3]) and model.predict(x[:0]).shape == (0, 4)
+    assert np.array_equal(model.predict(x[:3].astype("f8")), model.predict(x[:3])) and model.predict(x[:0]).shape == (
+        0,
+        4,
+    )
     y = model.predict(x[:40])  # the caller's own
     kept = y.copy()
     y += 1
@@ -192,5 +195,7 @@ def test_a_few_examples_are_predicted_as_many_are(backend):
         model.predict(bad)
     with pytest.raises(ShapeError, match="this looks like one example"):
         model.predict(x[0])
+    with pytest.raises(ShapeError, match=r"predict: x: expected shape .* Received: shape \(\)"):
+        model.predict(np.array(1, "f4"))
     large = np.full((1, 6, 5, 2), 1e30, "f4")  # whose squares are no float32
     assert np.isfinite(model.predict(large)).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import sys
 import warnings
@@ -42,9 +43,10 @@ def host_array(a: Any, what: str) -> np.ndarray:
         cure = ""
         if callable(getattr(a, "arrays", None)):
             cure = "; of a data set give its arrays: x, t, x_test, t_test = data.arrays()"
-        elif callable(a) and not isinstance(a, type):
-            cure = "; a generator function is called first, as in batches()"
-        raise DTypeError(f"{what}: expected real numbers (float, int or bool){cure}. Received: {described(a)}")
+        elif inspect.isgeneratorfunction(a):
+            cure = f"; a generator function is called first, as in {a.__name__}()"
+        of = f", of which NumPy makes {array.dtype}" if isinstance(a, list | tuple) else ""
+        raise DTypeError(f"{what}: expected real numbers (float, int or bool){cure}. Received: {described(a)}{of}")
     return array
 
 

@@ -78,7 +78,7 @@ class NumbaDense(NumbaTeam):
 def _suits(x: Array, w: Array) -> bool:
     """Whether the shapes are such that skipping pays; only processors with vectors of 64 bytes collect quickly."""
     (n, k), o = x.shape, w.shape[1]
-    if BYTES != 64 or n == 1 or k < LEAST or o < lanes(w.dtype):
+    if BYTES != 64 or n < 2 or k < LEAST or o < lanes(w.dtype):
         return False
     return bool(x.flags.c_contiguous and w.flags.c_contiguous and x.dtype == w.dtype)
 

@@ -31,7 +31,7 @@ class NumbaNorm(NormInOnePass, NumbaTeam):
         if not (need.x or need.params):
             return None, None, None
         x, gamma, mean, inv_std, _ = saved
-        dx = self.empty(dy.shape if need.x or relu else (0, 0, 0, 0), dy.dtype)
+        dx = self.empty(dy.shape if need.x or (relu and _thin(x)) else (0, 0, 0, 0), dy.dtype)
         dgamma, dbeta = np.empty((2, x.shape[1]), x.dtype)
         kernel = norm.thin_batch_norm_backward if _thin(x) else norm.batch_norm_backward
         arguments = (_planes(dy), _planes(x), gamma, beta, relu, mean, inv_std, _planes(dx), dgamma, dbeta, need.x)

@@ -150,6 +150,9 @@ class Augmentation:
 
     def _maps(self, seed: int, epoch: int, first: int, count: int, size: Pair) -> np.ndarray:
         """As Backend.warp_affine takes them, for places first .. first + count of an epoch's order."""
+        if type(self) is not Augmentation:  # of a class of one's own two that are equal may still draw otherwise
+            return self.draws(seed, epoch, first, count, size).maps(size, self.cutout)
+        first = int(first)
         begin = first // BLOCK
         end = max(begin + 1, -(-(first + count) // BLOCK))
         blocks = [_block(self, seed, epoch, block, size) for block in range(begin, end)]

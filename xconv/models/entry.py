@@ -58,7 +58,7 @@ class Augmented:
             "first": part.first,
             "data_format": model.data_format,
         }
-        with nullcontext() if backend.on_host else backend.running():  # on the host a thread does this beside the step
+        with nullcontext() if backend.on_host else backend.running():  # a thread may do this beside the step
             y: Any = self._of(backend, x, **about)
         kind: Any = backend.array_type
         if not isinstance(y, kind) or y.shape != x.shape or y.dtype != x.dtype:

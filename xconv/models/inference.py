@@ -196,7 +196,7 @@ class Inference(Network):
         graph = self._graph
         if graph is None or len(graph.inputs) + len(graph.outputs) > 2 or x.dtype != self.dtype:
             return None
-        if not 0 < len(x) <= BATCH or x.shape[1:] != self._given_shape(graph.inputs[0]):
+        if x.shape[1:] != self._given_shape(graph.inputs[0]) or not x.shape or not 0 < len(x) <= BATCH:
             return None
         checks.finite(x, "predict: x")
         ys = self._outputs([x], self._plan(), Entry(self.backend))

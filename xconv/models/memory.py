@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 
 class _Pool:
-    """Bytes that were touched, and the most that ever were, as in HostPool.
+    """Bytes that were touched, and the most that ever were, nearly as in HostPool.
 
-    What comes back waits for the next of its size; beyond `READY` bytes all that waits is joined, and serves any.
+    What comes back waits for the next of its size; beyond `READY` bytes all that waits is joined, and serves any: here
+    wherever it lies, there only in one piece, but also where nothing else has room.
     """
 
     def __init__(self) -> None:
