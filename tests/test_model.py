@@ -169,8 +169,8 @@ def test_zoo_names_what_it_has():
         zoo.recipe("simple-convnet", "nope")
 
 
-def test_a_few_examples_are_predicted_as_many_are(backend):
-    """Few arrays of the model's dtype take a short way, on which everything else holds as well."""
+def test_one_batch_is_predicted_as_many_are(backend):
+    """One batch, of the model's dtype, takes a short way, on which everything else holds as well."""
     model = Sequential(
         [Conv2D(3, 3, activation="relu"), Flatten(), Dense(4)],
         input_shape=(6, 5, 2), backend=backend, seed=3,

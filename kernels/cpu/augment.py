@@ -110,10 +110,9 @@ def _copy(x, y, outside, edge, mirrored, down, along):
                     for c in range(k):
                         made[j, c] = seen[j, c]
         else:
-            made, seen = target[begin:end], source[along + begin : along + end]
-            for j in range(end - begin):
-                for c in range(k):
-                    made[j, c] = seen[j, c]
+            line, given, shift = target.reshape(w * k), source.reshape(w * k), along * k
+            for j in range(begin * k, end * k):
+                line[at(j)] = given[at(j + shift)]
         for j in range(begin):
             _outside(source, target, j, along - j if mirrored else along + j, outside, edge)
         for j in range(end, w):

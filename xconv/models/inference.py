@@ -173,8 +173,8 @@ class Inference(Network):
         an `xconv.utils.Sequence` of batches x or (x, ...), of which the first `steps` are taken. `verbose` 1 shows a
         bar.
         """
-        if type(x) is np.ndarray and batch_size is None and steps is None and not verbose:
-            y = self._at_once(x)
+        if type(x) is np.ndarray and steps is None and not verbose and (batch_size is None or type(batch_size) is int):
+            y = self._at_once(x, BATCH if batch_size is None else batch_size)
             if y is not None:
                 return y
         data, size = self._unlabelled(x, "predict", steps, batch_size, empty_ok=True)
@@ -191,12 +191,12 @@ class Inference(Network):
         outs = [np.concatenate(out) for out in outs] if known is None else outs
         return outs if len(outs) > 1 else outs[0]
 
-    def _at_once(self, x: np.ndarray) -> np.ndarray | None:
-        """What `predict` gives for a few examples that are as they should be, in half the time; None for any others."""
+    def _at_once(self, x: np.ndarray, most: int) -> np.ndarray | None:
+        """What `predict` gives for one batch that is as it should be, sooner; None for anything else."""
         graph = self._graph
         if graph is None or len(graph.inputs) + len(graph.outputs) > 2 or x.dtype != self.dtype:
             return None
-        if x.shape[1:] != self._given_shape(graph.inputs[0]) or not x.shape or not 0 < len(x) <= BATCH:
+        if x.shape[1:] != self._given_shape(graph.inputs[0]) or not x.shape or not 0 < len(x) <= most:
             return None
         checks.finite(x, "predict: x")
         ys = self._outputs([x], self._plan(), Entry(self.backend))
