@@ -141,7 +141,7 @@ MISTAKES = {
     ),
     "no numbers": (
         "mse", ["a", "b"], (1,), DTypeError,
-        "t: expected real numbers (float, int or bool). Received: array of shape (2,), dtype <U1",
+        "t: expected real numbers (float, int or bool). Received: ['a', 'b'], of which NumPy makes <U1",
     ),
     "ours for maps": (
         "softmax_cross_entropy", [1, 2], (2, 3, 3), ShapeError,

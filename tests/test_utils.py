@@ -47,7 +47,7 @@ MISTAKES = {
     "NaN": (lambda: to_categorical([0, np.nan]), DataError,
         "to_categorical: y: expected finite numbers. Received: 1 NaN or infinite values, the first at index (1,): nan"),
     "words": (lambda: to_categorical(["cat"]), DTypeError,
-        "to_categorical: y: expected real numbers (float, int or bool). Received: array of shape (1,), dtype <U3"),
+        "to_categorical: y: expected real numbers (float, int or bool). Received: ['cat'], of which NumPy makes <U3"),
     "nothing": (lambda: to_categorical([]), DataError,
         "to_categorical: y: expected at least one label; with none, give num_classes. "
         "Received: array of shape (0,), dtype float64"),
