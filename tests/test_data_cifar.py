@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import gzip
 import hashlib
 import io
@@ -14,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.downloads import FAULTS, cannot_be_read_now
 from xconv import data, datasets
 from xconv.data import cifar
-from xconv.errors import ConfigError, FileError, OutOfMemoryError
+from xconv.errors import ConfigError, FileError
 
 ROOT = os.environ.get("XCONV_DATA_DIR", "")
 NAMES = [name for name, _ in cifar._ORIGIN.files]
@@ -303,25 +303,10 @@ def test_a_damaged_file_in_the_cache_is_brought_again(web):
     assert len(asked) == 2 and kept(cache) == ALL
 
 
-@pytest.mark.parametrize(
-    ("fault", "error", "said"),
-    [(MemoryError(), OutOfMemoryError, "more memory"), (OSError(errno.EIO, "I/O error"), FileError, "I/O error")],
-)
+@FAULTS
 def test_whole_files_that_cannot_be_read_now_are_not_brought_again(web, monkeypatch, fault, error, said):
     cache, _, asked = web
-    data.load("cifar10")
-    before = len(asked)
-
-    def fail(*_):
-        raise fault
-
-    with monkeypatch.context() as patch:
-        patch.setattr("xconv.data.cifar._read_one", fail)
-        with pytest.raises(error, match=said) as caught:
-            data.load("cifar10")
-    assert caught.value.__cause__ is fault and str(cache) in str(caught.value)
-    data.load("cifar10")
-    assert len(asked) == before
+    cannot_be_read_now(monkeypatch, "cifar10", "xconv.data.cifar._read_one", cache, asked, fault, error, said)
 
 
 def test_when_all_fail_the_error_says_what_to_do_and_nothing_is_kept(web):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import gzip
 import hashlib
 import io
@@ -14,9 +13,10 @@ import numpy as np
 import pytest
 from test_data_idx import idx
 
+from tests.downloads import FAULTS, cannot_be_read_now
 from xconv import data
 from xconv.data import mnist
-from xconv.errors import ConfigError, FileError, OutOfMemoryError
+from xconv.errors import ConfigError, FileError
 
 ROOT = os.environ.get("XCONV_DATA_DIR", "")
 FILES = mnist._FILES
@@ -223,25 +223,10 @@ def test_a_damaged_file_in_the_cache_is_brought_again(mirrors):
     assert asked[4:] == [f"/a/{FILES[1]}.gz"]
 
 
-@pytest.mark.parametrize(
-    ("fault", "error", "said"),
-    [(MemoryError(), OutOfMemoryError, "more memory"), (OSError(errno.EIO, "I/O error"), FileError, "I/O error")],
-)
+@FAULTS
 def test_whole_files_that_cannot_be_read_now_are_not_brought_again(mirrors, monkeypatch, fault, error, said):
     folder, _, asked = mirrors
-    data.load("mnist")
-    before = len(asked)
-
-    def fail(*_):
-        raise fault
-
-    with monkeypatch.context() as patch:
-        patch.setattr("xconv.data.idx._read", fail)
-        with pytest.raises(error, match=said) as caught:
-            data.load("mnist")
-    assert caught.value.__cause__ is fault and str(folder) in str(caught.value)
-    data.load("mnist")
-    assert len(asked) == before
+    cannot_be_read_now(monkeypatch, "mnist", "xconv.data.idx._read", folder, asked, fault, error, said)
 
 
 def test_when_all_fail_the_error_says_what_to_do_and_nothing_is_kept(mirrors):
