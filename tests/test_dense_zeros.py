@@ -1,4 +1,7 @@
-"""Dense layers on Numba skip what is zero: forced on and off, against float64, and never at the price of a NaN."""
+"""Dense layers on Numba skip what is zero: forced on and off, against float64, and never at the price of a NaN.
+
+And one example alone, which has a kernel of its own.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ def kernels(numba):
 
 def spied(monkeypatch, dense):
     called = []
-    for name in ("forward", "backward"):
+    for name in ("forward", "backward", "forward_one"):
         real = getattr(dense, name)
         monkeypatch.setattr(dense, name, lambda *a, real=real, name=name: (called.append(name), real(*a))[1])
     return called
@@ -89,9 +92,45 @@ def test_what_decides_is_how_much_is_zero(numba, kernels, monkeypatch, zeros):
     assert set(called) == ({"forward", "backward"} if zeros > 0.5 else set())
 
 
-def test_a_row_alone_few_inputs_and_few_outputs_are_not_worth_it(numba, kernels, monkeypatch):
+@pytest.mark.parametrize("activation", [None, "relu"])
+@pytest.mark.parametrize(
+    ("k", "o"), [(1, 1), (5, 7), (63, 9), (64, 1), (65, 16), (128, 17), (300, 150), (700, 160), (2, 1000), (4320, 100)]
+)
+def test_one_example(numba, monkeypatch, dtype, k, o, activation):
+    dense = pytest.importorskip("xconv.kernels.cpu.dense")
+    called = spied(monkeypatch, dense)
+    x, w, b, _ = drawn(1, k, o, dtype)
+    with numba.running():
+        y = numba.dense(x, w, b, activation)
+    expected = x.astype("f8") @ w.astype("f8") + b
+    close(numba, y, np.maximum(expected, 0) if activation else expected, "sum")
+    assert called == ["forward_one"]
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
+def test_one_example_beside_weights_that_are_not_finite(numba, dtype, odd):
+    """Only the output that such a weight belongs to knows of it, whether its input is zero or not."""
+    x, w, b, _ = drawn(1, 300, 40, dtype)
+    w[150, 7] = w[299, 39] = w[0, 0] = odd
+    x[0, :2] = x[0, 150] = 0
+    x[0, 299] = 2
+    with numba.running():
+        y = numba.dense(x, w, b)[0]
+    assert np.isnan(y[[0, 7]]).all() and np.array_equal(y[39], odd, equal_nan=True)
+    assert np.isfinite(np.delete(y, [0, 7, 39])).all()
+
+
+def test_one_example_of_many_weights_is_for_blas(numba, monkeypatch):
+    dense = pytest.importorskip("xconv.kernels.cpu.dense")
+    called = spied(monkeypatch, dense)
+    x, w, b, _ = drawn(1, 1025, 512, "f4")
+    close(numba, numba.dense(x, w, b), x.astype("f8") @ w.astype("f8") + b, "sum")
+    assert not called
+
+
+def test_few_inputs_and_few_outputs_are_not_worth_it(numba, kernels, monkeypatch):
     called = spied(monkeypatch, kernels)
-    for n, k, o in ((1, 300, 40), (50, 100, 40), (50, 300, 10)):
+    for n, k, o in ((50, 100, 40), (50, 300, 10)):
         x, w, b, dy = drawn(n, k, o, "f4")
         numba.dense(x, w, b)
         numba.dense_backward(dy, x, w)

@@ -67,6 +67,31 @@ def forward(x, w, b, y, chunks, relu, first, last):
 
 
 @jit
+def forward_one(x, w, b, y, chunks, rows, relu):
+    """The same for a single example, whatever is zero: w is read from memory once, and that is what takes the time.
+
+    rows are where each of PANEL rows of w begins.
+    """
+    k, o, lanes = w.shape[0], w.shape[1], lanes_of(w)
+    acc, end = np.empty(chunks.size * lanes, x.dtype), np.empty(PANEL * o + lanes, x.dtype)
+    zero = x.dtype.type(0)
+    for k0 in range(0, k, PANEL):
+        count = min(PANEL, k - k0)
+        inside = (k0 + count - 1) * o + chunks.size * lanes <= k * o  # a row's last vector goes on beyond it
+        if not inside:
+            copy(w, k0 * o, end, 0, count * o)
+        for v in range(0, chunks.size, MOST):
+            vectors = min(MOST, chunks.size - v)
+            if inside:
+                add_products(acc, v * lanes, w, k0 * o, rows, 0, x, k0, chunks, v, count, vectors, BYTES, k0 > 0)
+            else:
+                add_products(acc, v * lanes, end, 0, rows, 0, x, k0, chunks, v, count, vectors, BYTES, k0 > 0)
+    for j in range(o):
+        value = acc[j] + b[j]
+        y[0, j] = zero if relu and value <= zero else value
+
+
+@jit
 def _flowing(dy, step):
     """What is not zero in dy[N,O]: by example, and by output for each BLOCK of examples in turn.
 

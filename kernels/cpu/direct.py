@@ -186,12 +186,14 @@ def backward(
 
 
 @jit
-def pack_lines(w, packed):
-    """w[F,C,KH,KW] -> packed[FB, KH*KW*C, L]: for each tap and channel L filters; zeros behind the last."""
+def pack_lines(w, b, packed, bias):
+    """w[F,C,KH,KW] -> packed[FB, KH*KW*C, L]: for each tap and channel L filters; b[F] -> bias[FB*L]. Zeros behind."""
     f, c, kh, kw = w.shape
     _, lines, width = packed.shape
     lanes, taps = BYTES // w.itemsize, kh * kw
     packed[:] = 0
+    for i in range(bias.size):
+        bias[i] = b[i] if i < f else 0
     for i in range(0, f, lanes):
         start = i // width * lines * width + i % width
         for ch in range(c):

@@ -15,6 +15,7 @@ from xconv.kernels.cpu.vectors import BYTES, lanes
 FEW = 0.75  # of the entries at most: beyond it BLAS is faster
 MOST = 256  # outputs whose tile stays in the second cache
 LEAST = 256  # inputs that make up for collecting
+ALONE = 1 << 19  # weights that one thread reads sooner than it wakes another
 
 
 class NumbaDense(NumbaTeam):
@@ -38,6 +39,10 @@ class NumbaDense(NumbaTeam):
 
     def dense(self, x: Array, w: Array, b: Array, activation: str | None = None) -> Array:
         """See Backend.dense. Zeros in x are skipped where there are many of them."""
+        if len(x) == 1 and 0 < w.size <= ALONE and x.dtype == w.dtype and x.flags.c_contiguous and w.flags.c_contiguous:
+            y = self.empty((1, w.shape[1]), x.dtype)
+            dense.forward_one(x, w, b, y, *_places(w.shape[1], w.dtype), activation == "relu")
+            return y
         if not _suits(x, w) or dense.share(x) > FEW:
             return super().dense(x, w, b, activation)
         y = self.empty((len(x), w.shape[1]), x.dtype)
@@ -87,3 +92,9 @@ def _suits(x: Array, w: Array) -> bool:
 def _chunks(length: int, dtype: Any) -> Array:
     """Where each vector of a line begins."""
     return np.arange(0, length, lanes(dtype))
+
+
+@functools.lru_cache(maxsize=256)
+def _places(length: int, dtype: Any) -> tuple[Array, Array]:
+    """Where each vector of a line begins, and each line of a panel."""
+    return _chunks(length, dtype), np.arange(dense.PANEL, dtype=np.int32) * np.int32(length)

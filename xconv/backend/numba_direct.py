@@ -104,15 +104,11 @@ class NumbaDirect(NumbaTeam):
     def _direct_conv2d(
         self, x: Array, w: Array, b: Array, stride: Pair, pads: Pads, pool: tuple[Pair, Pair] = NO_POOL
     ) -> tuple[Array, DirectSaved]:
-        (n, *image), f = x.shape, w.shape[0]
-        at = geometry(tuple(image), w.shape[2:], stride, pads, pool, x.dtype)
+        n, f = len(x), len(w)
+        at, threads, back = _fitting(self.workspace, w.shape, x.shape[1:], stride, pads, pool, x.dtype)
         places = at.out[0] * at.out[1]
         y, chosen = self.empty((n, f, places), x.dtype), self.empty((n, f, places), np.uint8)
-        lines = _lines(w)
-        bias = np.zeros(lines.shape[0] * lines.shape[2], x.dtype)
-        bias[:f] = b
-        arguments = (x, lines, bias, y, chosen, at.windows, at.taps, at.ks, at.shape, at.place)
-        threads, back = _fitting(self.workspace, w.shape, tuple(image), stride, pads, pool, x.dtype)
+        arguments = (x, *_lines(w, b), y, chosen, at.windows, at.taps, at.ks, at.shape, at.place)
         self._over(n, n * w.size * places * at.taps.size, direct.forward, *arguments, most=threads)
         return y.reshape(n, f, *at.out), DirectSaved(x, w, chosen, at, back)
 
@@ -139,9 +135,9 @@ class NumbaDirect(NumbaTeam):
     ) -> ConvMemory:
         """What every thread takes and what all share; and `chosen`, which is kept where others keep y."""
         dtype = np.dtype(f"f{itemsize}")
-        at = geometry(tuple(x_shape[1:]), w_shape[2:], stride, pads, pool, dtype)
-        shared, own = _arrays(w_shape, tuple(x_shape[1:]), stride, pads, pool, dtype)
-        fitting = _fitting(self.workspace, w_shape, tuple(x_shape[1:]), stride, pads, pool, dtype)
+        shapes = w_shape, tuple(x_shape[1:]), stride, pads, pool, dtype
+        shared, own = _arrays(*shapes)
+        at, *fitting = _fitting(self.workspace, *shapes)
         threads = [min(self.team.threads, most) for most in fitting]
         forward, backward = (shared[i] + sum(own[i]) * threads[i] for i in (0, 1))
         kept = x_shape[0] * w_shape[0] * at.out[0] * at.out[1]
@@ -165,18 +161,26 @@ def _arrays(
 
 
 @functools.lru_cache(maxsize=256)
-def _fitting(workspace: int, *shapes: Any) -> tuple[int, ...]:
-    """How many threads' `_arrays` fit the workspace each way, one being the least. Blocks are small by themselves."""
-    return tuple(max(1, (workspace - shared) // sum(own)) for shared, own in zip(*_arrays(*shapes), strict=True))
+def _fitting(
+    workspace: int, w_shape: tuple[int, ...], image: tuple[int, ...], stride: Pair, pads: Pads, pool: Any, dtype: Any
+) -> tuple[Geometry, int, int]:
+    """And how many threads' `_arrays` fit the workspace each way, one being the least. Blocks are small by themselves.
+
+    All that a shape decides, since a single image is done sooner than several such questions are answered.
+    """
+    ways = zip(*_arrays(w_shape, image, stride, pads, pool, dtype), strict=True)
+    forward, backward = (max(1, (workspace - shared) // sum(own)) for shared, own in ways)
+    return geometry(image, (w_shape[2], w_shape[3]), stride, pads, pool, dtype), forward, backward
 
 
-def _lines(w: Array) -> Array:
-    """w[F,C,KH,KW] in blocks of filters, for the way forward."""
-    f, one = w.shape[0], lanes(w.dtype)
+def _lines(w: Array, b: Array) -> tuple[Array, Array]:
+    """w[F,C,KH,KW] and b[F] in blocks of filters, for the way forward."""
+    f, one = len(w), lanes(w.dtype)
     width = one * (WIDE if f > one else 1)
-    packed = np.empty((-(-f // width), w[0].size, width), w.dtype)
-    direct.pack_lines(w, packed)
-    return packed
+    blocks = -(-f // width)
+    packed, bias = np.empty((blocks, w.size // f, width), w.dtype), np.empty(blocks * width, w.dtype)
+    direct.pack_lines(w, b, packed, bias)
+    return packed, bias
 
 
 def _rows(w: Array, at: Geometry) -> Array:

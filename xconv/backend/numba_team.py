@@ -62,6 +62,8 @@ class NumbaTeam(NumpyBackend):
         self, n: int, work: float, function: Callable[..., Any], *arguments: Any, most: int | None = None
     ) -> list[Any]:
         """function(*arguments, first, last) over 0..n, shared out to `most` threads at most."""
+        if n == 1:
+            return [function(*arguments, 0, 1)]
         return self.team.each(function, [(*arguments, *part) for part in self.team.ranges(n, work, most)])
 
     def _sliced(self, function: Callable[..., Any], *lines: Array, then: tuple[Any, ...] = ()) -> None:
