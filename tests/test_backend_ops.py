@@ -175,6 +175,17 @@ def test_relu_keeps_nan(backend, dtype):
     close(backend, dx, np.array([[0, 0, 3.0], [0, 0, 3]]), "copy")
 
 
+def test_add(backend, dtype):
+    a, b = draw(7, 3, 501, dtype=dtype), draw(7, 3, 501, dtype=dtype, seed=1)
+    a[0, 0, :2] = np.inf, np.nan
+    b[0, 0, :2] = -np.inf, 1
+    with backend.running():
+        y = backend.add(backend.asarray(a), backend.asarray(b))
+    with np.errstate(invalid="ignore"):
+        close(backend, y, a + b, "copy")
+    assert np.isnan(backend.to_numpy(y)[0, 0, :2]).all()
+
+
 @pytest.mark.parametrize("scale", [1.0, 1e4])  # the latter overflows without the subtraction of the maximum
 def test_softmax_cross_entropy(backend, dtype, scale):
     logits, labels = (draw(6, 5) * scale).astype(dtype), np.array([0, 4, 2, 2, 1, 3])

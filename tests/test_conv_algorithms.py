@@ -215,13 +215,16 @@ def test_winograd_2x2_is_exact_on_whole_numbers(dtype, case):
 
 @pytest.mark.parametrize("tiles", [1, 3, 32])
 @pytest.mark.parametrize(("part", "threads"), [(1, 1), (1, 3), (60_000, 2), (150_000, 3)])
+@pytest.mark.parametrize("own", [0, 1 << 19, winograd.OWN])
 @named({name: TILES[name] for name in ("2 high", "odd", "a tile an image", "high", "pixels")})
-def test_parts_of_winograd(case, part, threads, tiles, monkeypatch, dtype):
-    """However many tiles are done together, images are transformed at once and threads share them."""
+def test_parts_of_winograd(case, part, threads, own, tiles, monkeypatch, dtype):
+    """However many tiles are done together, images are transformed at once and threads share them or have their own."""
     monkeypatch.setattr(winograd, "PART", part)
+    monkeypatch.setattr(winograd, "OWN", own)
     monkeypatch.setattr(winograd, "TILES", tiles)
     backend, arrays = Forced("winograd", threads), real(case, dtype)
     y, saved = backend.conv2d(*arrays, case.stride, case.pads)
+    assert backend._images_together(case.x, saved.w.shape, y.shape[2:], y.itemsize)[1] == (own > 0)
     close(backend, y, conv2d(*arrays, case.stride, case.pads), kind("winograd", case))
     dy = draw(*y.shape, dtype=dtype, seed=3)
     got = backend.conv2d_backward(dy, saved)

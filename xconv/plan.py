@@ -173,7 +173,7 @@ class Plan:
         """
         pending: dict[int, Array] = {}
         for output, dy in zip(self.outputs, dys, strict=True):
-            pending[output] = pending[output] + dy if output in pending else dy
+            pending[output] = self.backend.add(pending[output], dy) if output in pending else dy
         written: set[str] = set()
         while tape:
             run, saved = tape.pop()
@@ -197,7 +197,7 @@ class Plan:
                 for source, part in zip(run.sources, dx if run.layer.many_inputs else (dx,), strict=True):
                     if part is not None:
                         part = self._proper(part, (dy.shape[0], *self.graph.shapes[source]), dy.dtype, run, "backward")
-                        pending[source] = pending[source] + part if source in pending else part
+                        pending[source] = self.backend.add(pending[source], part) if source in pending else part
         return [pending.get(i) for i in self.graph.inputs]
 
     def _proper(self, a: Array, shape: tuple[int, ...], dtype: Any, run: Run, what: str) -> Array:

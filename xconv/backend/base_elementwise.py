@@ -22,6 +22,10 @@ class Elementwise(Arrays):
         """dy where y > 0, else 0; `y` is what relu gave."""
         return self.xp.multiply(dy, y > 0, out=self.empty(dy.shape, dy.dtype))
 
+    def add(self, a: Array, b: Array) -> Array:
+        """a + b, of one shape and dtype."""
+        return self.xp.add(a, b, out=self.empty(a.shape, a.dtype))
+
     def softmax_cross_entropy(self, logits: Array, labels: Array) -> tuple[Array, Array]:
         """logits[N,K], labels int64[N] -> mean over N of -log softmax(logits)[label] as array[1], and its dlogits[N,K].
 

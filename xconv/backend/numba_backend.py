@@ -48,7 +48,9 @@ class NumbaBackend(NumbaConv, NumbaDense, NumbaNorm, NumbaAugment):
         y, argmax = self.empty(shape, x.dtype), self.empty(shape, argmax_dtype(kernel))
         planes = x.reshape(n * c, h, w), y.reshape(n * c, *shape[2:]), argmax.reshape(n * c, *shape[2:])
         window = (*kernel, *stride, pads[0], pads[2])
-        if _side_by_side(kernel, stride, pads):
+        if kernel == (1, 1) and not any(pads):
+            self._over(n * c, y.size, lambda first, last: _every(planes, first, last, stride))
+        elif _side_by_side(kernel, stride, pads):
             self._over(n * c, x.size, pooling.max_pool_pairs, *planes)
         else:
             self._over(n * c, x.size, lambda first, last: pooling.max_pool(*planes, first, last, *window))
@@ -95,6 +97,11 @@ class NumbaBackend(NumbaConv, NumbaDense, NumbaNorm, NumbaAugment):
         self._sliced(elementwise.relu_backward, dy.reshape(-1), y.reshape(-1), dx.reshape(-1))
         return dx
 
+    def add(self, a: Array, b: Array) -> Array:
+        y = self.empty(a.shape, a.dtype)
+        self._sliced(np.add, a.reshape(-1), b.reshape(-1), y.reshape(-1))
+        return y
+
     def softmax_cross_entropy(self, logits: Array, labels: Array) -> tuple[Array, Array]:
         loss, dlogits = np.empty(1, logits.dtype), self.empty(logits.shape, logits.dtype)
         elementwise.softmax_cross_entropy(logits, labels, loss, dlogits)
@@ -129,6 +136,13 @@ class NumbaBackend(NumbaConv, NumbaDense, NumbaNorm, NumbaAugment):
     ) -> None:
         settings = hyper, beta1, beta2, eps, weight_decay
         self._sliced(elementwise.adam, _line(p), _line(g), _line(m), _line(v), then=settings)
+
+
+def _every(planes: tuple[Array, Array, Array], first: int, last: int, stride: Pair) -> None:
+    """Pooling by windows of one entry: y[P,OH,OW] is every so many of x[P,H,W], for planes first..last."""
+    x, y, argmax = planes
+    y[first:last] = x[first:last, :: stride[0], :: stride[1]]
+    argmax[first:last] = 0
 
 
 def _side_by_side(kernel: Pair, stride: Pair, pads: Pads) -> bool:

@@ -24,6 +24,7 @@ WHOLE = 16  # channels and filters are multiples of this: of a float32 vector, a
 SCRATCH = 1 << 26  # bytes of the block that scratch arrays lie in, where they fit: 512 filters of 512 channels do
 ALIGN = 32  # entries between the starts of scratch arrays
 PART = 1 << 24  # bytes of transformed tiles that the way back holds at once
+OWN = 1 << 21  # of these where each thread has its own; what becomes dw takes no more than that either
 
 
 class WinogradSaved(NamedTuple):
@@ -61,63 +62,94 @@ class NumbaWinograd(NumbaTeam):
         if y is not None:
             dy = self.relu_backward(dy, y)
         m = tile_size(dy.shape[2:])
-        (n, c), f, nn = x.shape[:2], w.shape[0], (m + 2) ** 2
-        per_image = -(-dy.shape[2] // m) * -(-dy.shape[3] // m)
-        width = _width(f, x.dtype)
-        blocks = -(-f // width)
-        images = self._images_together(x.shape, w.shape, dy.shape[2:], x.itemsize)
-        tiles = images * per_image + ROWS  # the last of each thread's products reads on over rows that do not count
         dx = self.empty(x.shape if need.x else (0, 0, 0, 0), x.dtype)
-        shapes = [
-            (nn, blocks, tiles, width),
-            (nn, tiles if need.params else 0, c),
-            _filters_shape(w, m, True) if need.x else (nn, 0, f, width),
-            (c // ROWS if need.params else 0, blocks, nn, ROWS, width),
-        ]
-        d, v, ut, total = self._carved(shapes, x.dtype, together=2 if images == n else 0)
+        images, apart = self._images_together(x.shape, w.shape, dy.shape[2:], x.itemsize)
+        arguments = (m, _rows_together(dy, m), pads[0], pads[2])
+        total = (self._back_apart if apart else self._back_together)(x, dy, w, dx, images, arguments, need)
+        if not need.params:
+            return dx if need.x else None, None, None
+        dw = self.empty(w.shape, w.dtype) if need.dw is None else need.dw
+        self._over(x.shape[1] // ROWS, dy.size * w[0].size, winograd.unpack_filters, total, dw, m)
+        return dx if need.x else None, dw, dy.sum(axis=(0, 2, 3))
+
+    def _back_apart(
+        self, x: Array, dy: Array, w: Array, dx: Array, images: int, arguments: tuple[int, ...], need: Need
+    ) -> Array:
+        """Each thread transforms and multiplies its own images, a few at a time, which stay in its cache."""
+        d, v, ut, total = _back_shapes(x, dy, w, images, need)
+        ranges = self.team.ranges(len(x), dy.size * w[0].size)
+        ut, *others = self._carved([ut, *(d, v, total) * len(ranges)], x.dtype)
+        scratch = [others[i : i + 3] for i in range(0, len(others), 3)]
         if need.x:
-            self._winograd_filters(w, ut, m, True)
-        work, together = dy.size * w[0].size, _rows_together(dy, m)
+            self._winograd_filters(w, ut, arguments[0], True)
+
+        def part(d: Array, v: Array, total: Array, first: int, last: int) -> None:
+            winograd.backward(x, dy, ut, v, d, total, dx, *arguments, images, first, last, need.x, need.params)
+
+        self.team.each(part, [(*mine, *some) for mine, some in zip(scratch, ranges, strict=True)])
+        total, *others = (mine[2] for mine in scratch)
+        for other in others:
+            total += other
+        return total
+
+    def _back_together(
+        self, x: Array, dy: Array, w: Array, dx: Array, images: int, arguments: tuple[int, ...], need: Need
+    ) -> Array:
+        """All threads transform a part of the batch, and then share its products out by channels: one gradient."""
+        n, work, per_image = len(x), dy.size * w[0].size, _tiles(dy.shape[2:])
+        d, v, ut, total = self._carved(_back_shapes(x, dy, w, images, need), x.dtype, together=2 if images == n else 0)
+        if need.x:
+            self._winograd_filters(w, ut, arguments[0], True)
         for start in range(0, n, images):
             count = min(images, n - start)
 
             def transform(first: int, last: int, start: int = start) -> None:
-                settings = (m, together, pads[0], pads[2], start, start + first, start + last)
-                winograd.backward_tiles(x, dy, ut, v, d, dx, *settings, need.x, need.params)
+                at = start, start + first, start + last
+                winograd.backward_tiles(x, dy, ut, v, d, dx, *arguments, *at, need.x, need.params)
 
             self._over(count, work, transform)
             if need.params:
-                done = (v, d, count * per_image, total, m)
+                done = (v, d, count * per_image, total, arguments[0])
                 self._over(
-                    c // ROWS, work, lambda i, j, done=done, s=start: winograd.backward_filters(*done, i, j, s > 0)
+                    x.shape[1] // ROWS,
+                    work,
+                    lambda i, j, done=done, s=start: winograd.backward_filters(*done, i, j, s > 0),
                 )
-        if not need.params:
-            return dx if need.x else None, None, None
-        dw = self.empty(w.shape, w.dtype) if need.dw is None else need.dw
-        self._over(c // ROWS, work, winograd.unpack_filters, total, dw, m)
-        return dx if need.x else None, dw, dy.sum(axis=(0, 2, 3))
+        return total
 
     def _winograd_scratch(
         self, x_shape: tuple[int, ...], w_shape: tuple[int, ...], out: Pair, itemsize: int
     ) -> ConvMemory:
         """The transformed filters; on the way back also tiles of a part of the batch and the gradients' products."""
         sizes = _sizes(w_shape, out, itemsize, self.team.threads)
-        images = self._images_together(x_shape, w_shape, out, itemsize)
-        one, other = sizes.turned, sizes.total
-        backward = images * sizes.image + (max(one, other) if images == x_shape[0] else one + other) + sizes.backward
-        return ConvMemory([], [], (sizes.filters + sizes.forward, backward))
+        images, apart = self._images_together(x_shape, w_shape, out, itemsize)
+        part = images * sizes.image + sizes.rows
+        if apart:
+            backward = sizes.turned + (part + sizes.total) * min(self.team.threads, x_shape[0])
+        elif images == x_shape[0]:
+            backward = part + max(sizes.turned, sizes.total)
+        else:
+            backward = part + sizes.turned + sizes.total
+        return ConvMemory([], [], (sizes.filters + sizes.forward, backward + sizes.backward))
 
-    def _images_together(self, x_shape: tuple[int, ...], w_shape: tuple[int, ...], out: Pair, itemsize: int) -> int:
-        """How many images' tiles the way back holds at once."""
+    def _images_together(
+        self, x_shape: tuple[int, ...], w_shape: tuple[int, ...], out: Pair, itemsize: int
+    ) -> tuple[int, bool]:
+        """How many images' tiles the way back holds at once, and whether each thread has so many, and a dw, apart."""
+        n, threads = x_shape[0], min(self.team.threads, x_shape[0])
         sizes = _sizes(w_shape, out, itemsize, self.team.threads)
-        left = min(PART, self.workspace - sizes.turned - sizes.total - sizes.backward)
-        return max(1, min(x_shape[0], left // sizes.image))
+        images = max(1, min(-(-n // threads), OWN // sizes.image))
+        own = (images * sizes.image + sizes.rows + sizes.total) * threads
+        if sizes.total <= OWN and sizes.turned + own + sizes.backward <= min(SCRATCH, self.workspace):
+            return images, True
+        left = min(PART, self.workspace - sizes.turned - sizes.total - sizes.rows - sizes.backward)
+        return max(1, min(n, left // sizes.image)), False
 
     def _winograd_fits(self, w_shape: tuple[int, ...], out: Pair) -> bool:
         """Whether the workspace holds what there must be, one image at a time; in float64, so that no dtype differs."""
         sizes = _sizes(w_shape, out, 8, self.team.threads)
-        most = max(sizes.filters + sizes.forward, sizes.turned + sizes.total + sizes.image + sizes.backward)
-        return most <= self.workspace
+        backward = sizes.turned + sizes.total + sizes.image + sizes.rows + sizes.backward
+        return max(sizes.filters + sizes.forward, backward) <= self.workspace
 
     def _winograd_filters(self, w: Array, u: Array, m: int, turned: bool) -> None:
         """u = G w G' of all filters, in blocks of filters for the way forward, of channels (`turned`) for that back."""
@@ -147,6 +179,7 @@ class _Sizes(NamedTuple):
     turned: int  # ut, for the way back
     total: int  # what becomes dw
     image: int  # v and d of one image
+    rows: int  # over which the last of a thread's products reads on: they do not count
     forward: int  # what the threads have each for themselves
     backward: int
 
@@ -162,9 +195,10 @@ def _sizes(w_shape: tuple[int, ...], out: Pair, itemsize: int, threads: int) -> 
         filters=one * c * fs,
         turned=one * f * cs,
         total=one * c * fs,
-        image=one * -(-out[0] // m) * per_row * (c + fs),
+        image=one * _tiles(out) * (c + fs),
+        rows=one * ROWS * (c + fs),
         forward=one * tiles * (c + fs) * threads,
-        backward=one * (tiles * cs * threads + ROWS * (c + fs)),
+        backward=one * tiles * cs * threads,
     )
 
 
@@ -177,6 +211,25 @@ def suits(w_shape: tuple[int, ...], stride: Pair, dilation: Pair, groups: int) -
 def tile_size(out: Pair) -> int:
     """m: 2 where a tile of 4 would be mostly empty."""
     return 4 if min(out) > 2 else 2
+
+
+def _tiles(out: Pair) -> int:
+    """Of an image."""
+    m = tile_size(out)
+    return -(-out[0] // m) * -(-out[1] // m)
+
+
+def _back_shapes(x: Array, dy: Array, w: Array, images: int, need: Need) -> list[tuple[int, ...]]:
+    """Of d, v, ut and total, as `xconv.kernels.cpu.winograd` has them, for so many images at once."""
+    m, (f, c) = tile_size(dy.shape[2:]), w.shape[:2]
+    nn, width = (m + 2) ** 2, _width(f, x.dtype)
+    tiles, blocks = images * _tiles(dy.shape[2:]) + ROWS, -(-f // width)
+    return [
+        (nn, blocks, tiles, width),
+        (nn, tiles if need.params else 0, c),
+        _filters_shape(w, m, True) if need.x else (nn, 0, f, width),
+        (c // ROWS if need.params else 0, blocks, nn, ROWS, width),
+    ]
 
 
 def _filters_shape(w: Array, m: int, turned: bool) -> tuple[int, ...]:

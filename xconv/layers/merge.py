@@ -57,7 +57,7 @@ class Add(_Elementwise):
     keeps = ""
 
     def forward(self, x: Any, ctx: Context) -> tuple[Array, Any]:
-        return reduce(lambda a, b: a + b, x), len(x)
+        return reduce(self.backend.add, x), len(x)
 
     def backward(self, dy: Array, saved: Any, need: Need) -> tuple[Any, dict[str, Array]]:
         return (dy,) * saved if need.x else None, {}
@@ -86,7 +86,7 @@ class Average(_Elementwise):
     keeps = ""
 
     def forward(self, x: Any, ctx: Context) -> tuple[Array, Any]:
-        return reduce(lambda a, b: a + b, x) * (1.0 / len(x)), len(x)
+        return reduce(self.backend.add, x) * (1.0 / len(x)), len(x)
 
     def backward(self, dy: Array, saved: Any, need: Need) -> tuple[Any, dict[str, Array]]:
         return (dy * (1.0 / saved),) * saved if need.x else None, {}

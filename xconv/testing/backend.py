@@ -84,7 +84,7 @@ def _calls(dtype: str) -> list[tuple[str, tuple[Any, ...]]]:
     x, w, b = draw(5, 7), draw(7, 3), draw(3)
     calls += [("matmul", (x, w)), ("dense", (x, w, b)), ("dense_backward", (draw(5, 3), x, w))]
     calls += [("dense", (x, w, b, "relu")), ("dense_backward", (draw(5, 3), x, w, Need(), draw(5, 3)))]
-    calls += [("relu", (x,)), ("relu_backward", (draw(5, 7), x))]
+    calls += [("relu", (x,)), ("relu_backward", (draw(5, 7), x)), ("add", (x, draw(5, 7)))]
     calls += [("softmax_cross_entropy", (draw(6, 4), np.array([0, 3, 1, 2, 2, 0])))]
     pixels, order = rng.integers(0, 256, (5, 2, 3, 4)).astype(np.uint8), np.array([4, 0, 3, 1, 2])
     calls += [("gather", (pixels, order, 1, 3, dtype, None, np.array([0.5, 0.0]), np.array([2.0, 1 / 255])))]
