@@ -73,19 +73,17 @@ def forward_one(x, w, b, y, chunks, rows, relu):
     rows are where each of PANEL rows of w begins.
     """
     k, o, lanes = w.shape[0], w.shape[1], lanes_of(w)
-    acc, end = np.empty(chunks.size * lanes, x.dtype), np.empty(PANEL * o + lanes, x.dtype)
+    acc, end, flat = np.empty(chunks.size * lanes, x.dtype), np.empty(PANEL * o + lanes, x.dtype), w.reshape(-1)
     zero = x.dtype.type(0)
     for k0 in range(0, k, PANEL):
         count = min(PANEL, k - k0)
-        inside = (k0 + count - 1) * o + chunks.size * lanes <= k * o  # a row's last vector goes on beyond it
-        if not inside:
-            copy(w, k0 * o, end, 0, count * o)
+        panel, p0 = flat, k0 * o
+        if p0 + (count - 1) * o + chunks.size * lanes > k * o:  # a row's last vector would go on beyond w
+            copy(w, p0, end, 0, count * o)
+            panel, p0 = end, 0
         for v in range(0, chunks.size, MOST):
             vectors = min(MOST, chunks.size - v)
-            if inside:
-                add_products(acc, v * lanes, w, k0 * o, rows, 0, x, k0, chunks, v, count, vectors, BYTES, k0 > 0)
-            else:
-                add_products(acc, v * lanes, end, 0, rows, 0, x, k0, chunks, v, count, vectors, BYTES, k0 > 0)
+            add_products(acc, v * lanes, panel, p0, rows, 0, x, k0, chunks, v, count, vectors, BYTES, k0 > 0)
     for j in range(o):
         value = acc[j] + b[j]
         y[0, j] = zero if relu and value <= zero else value

@@ -305,20 +305,6 @@ def backward_filters(v, d, count, total, m, first, last, add):
 
 
 @jit
-def backward(x, dy, ut, v, d, total, dx, m, block_rows, top, left, images, first, last, need_x, need_params):
-    """`backward_tiles` and all of `backward_filters`, `images` images at a time, for images first..last.
-
-    What is transformed is read again while it is in cache; total belongs to the caller alone.
-    """
-    tiles = -(-dy.shape[2] // m) * -(-dy.shape[3] // m)
-    for start in range(first, last, images):
-        stop = min(last, start + images)
-        backward_tiles(x, dy, ut, v, d, dx, m, block_rows, top, left, start, start, stop, need_x, need_params)
-        if need_params:
-            backward_filters(v, d, (stop - start) * tiles, total, m, 0, x.shape[1] // ROWS, start > first)
-
-
-@jit
 def unpack_filters(total, dw, m, first, last):
     """total as backward_filters gives it -> dw[F,C,3,3] = G' total G, blocks of channels first..last."""
     f, c = dw.shape[:2]

@@ -76,7 +76,7 @@ class NumbaWinograd(NumbaTeam):
         self, x: Array, dy: Array, w: Array, dx: Array, images: int, arguments: tuple[int, ...], need: Need
     ) -> Array:
         """Each thread transforms and multiplies its own images, a few at a time, which stay in its cache."""
-        d, v, ut, total = _back_shapes(x, dy, w, images, need)
+        (d, v, ut, total), per_image = _back_shapes(x, dy, w, images, need), _tiles(dy.shape[2:])
         ranges = self.team.ranges(len(x), dy.size * w[0].size)
         ut, *others = self._carved([ut, *(d, v, total) * len(ranges)], x.dtype)
         scratch = [others[i : i + 3] for i in range(0, len(others), 3)]
@@ -84,7 +84,12 @@ class NumbaWinograd(NumbaTeam):
             self._winograd_filters(w, ut, arguments[0], True)
 
         def part(d: Array, v: Array, total: Array, first: int, last: int) -> None:
-            winograd.backward(x, dy, ut, v, d, total, dx, *arguments, images, first, last, need.x, need.params)
+            for start in range(first, last, images):
+                at = start, start, min(last, start + images)
+                winograd.backward_tiles(x, dy, ut, v, d, dx, *arguments, *at, need.x, need.params)
+                if need.params:
+                    done = (v, d, (at[2] - start) * per_image, total, arguments[0])
+                    winograd.backward_filters(*done, 0, x.shape[1] // ROWS, start > first)
 
         self.team.each(part, [(*mine, *some) for mine, some in zip(scratch, ranges, strict=True)])
         total, *others = (mine[2] for mine in scratch)
