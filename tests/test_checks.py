@@ -32,7 +32,7 @@ def test_whole_numbers_above_1_are_told(dtype):
     (warning,) = caught
     text = str(warning.message)
     assert text.startswith(f"fit: x holds whole numbers above 1 (dtype {np.dtype(dtype)}), as raw pixels are; ")
-    assert "divide by 255" in text and "data.arrays()" in text and "x.astype('float32')" in text
+    assert "divide by 255" in text and "data.arrays()" in text and "RawPixelsWarning" in text
     assert warning.filename == __file__
 
 
@@ -42,12 +42,12 @@ def test_whole_numbers_above_1_are_told(dtype):
         given("uint8", 1),
         given("int64", 1),
         given("bool", 1),
-        given("float32", 255),
-        given("float64", 255),
+        given("float32", 64),
+        given("float64", 64),
         -given("int64", 9),
         np.zeros((0, *SHAPE), np.uint8),
     ],
-    ids=["uint8 to 1", "int64 to 1", "bool", "float32 to 255", "float64 to 255", "negative", "none"],
+    ids=["uint8 to 1", "int64 to 1", "bool", "float32 to 64", "float64 to 64", "negative", "none"],
 )
 def test_other_numbers_are_not(x):
     assert checks.images(x, SHAPE, "x", empty_ok=True) is x  # a warning would be an error here
@@ -69,6 +69,15 @@ def test_each_line_of_the_user_hears_of_it_once():
     ]
     assert {warning.filename for warning in caught} == {__file__}
     assert len({warning.lineno for warning in caught}) == 3
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_images_of_floats_that_were_never_scaled_are_told(dtype):
+    raw = data.load().x_train[:9]
+    with pytest.warns(RawPixelsWarning, match=rf"^fit: x holds numbers from 0 to 255 \(dtype {dtype}\), as raw pixels"):
+        checks.images(raw.astype(dtype), raw.shape[1:], "fit: x")
+    for meant in (raw / 255, raw / 4.0, raw - 128.0, raw * 2.0, raw.reshape(9, -1).astype(dtype)):
+        checks.images(meant, meant.shape[1:], "fit: x")  # any warning is an error here
 
 
 def test_a_data_set_gives_both_and_only_its_raw_pixels_are_told():

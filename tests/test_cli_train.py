@@ -93,7 +93,14 @@ def test_a_second_run_replaces_the_first_and_leaves_other_files(run, few):
     assert run(*QUICK, "--out", "run")[0] == 0
     before = Path("run/model.safetensors").read_bytes()
     Path("run/notes.txt").write_text("mine")
-    assert run(*QUICK, "--out", "run", "--seed", "1")[0] == 0
+    again = *QUICK, "--out", "run", "--seed", "1"
+    code, out, err = run(*again)
+    assert (code, out) == (2, "") and Path("run/model.safetensors").read_bytes() == before
+    received = "Received: a folder that holds a run"
+    assert err.endswith(f"--overwrite to replace what is there. {received} of simple-convnet on mnist-sample\n")
+    Path("run/run.json").unlink()
+    assert run(*again)[2].endswith(f"{received}\n")
+    assert run(*again, "--overwrite")[0] == 0
     assert Path("run/model.safetensors").read_bytes() != before
     assert sorted(os.listdir("run")) == sorted([*FILES, "notes.txt"])
 

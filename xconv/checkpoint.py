@@ -82,6 +82,9 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str,
     path = Path(path)
     if not path.is_file():
         received = "a folder" if path.is_dir() else "something that is no file" if path.exists() else "no such file"
+        within = list(path.glob("*.safetensors"))
+        if len(within) == 1:
+            received += f"; give {within[0]}"
         raise FileError(f"{path}: expected a model file. Received: {received}")
     try:
         with safe_open(path, framework="numpy") as file:
@@ -110,6 +113,7 @@ def _received(path: Path, error: Exception) -> str:
         for magic, kind in _OTHERS.items():
             if start.startswith(magic):
                 return kind
+        return f"another kind of file, or one of which the beginning is lost ({error})"
     return f"{error}; {DAMAGED}"
 
 

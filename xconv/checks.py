@@ -14,6 +14,7 @@ import numpy as np
 from xconv.errors import BackendError, ConfigError, DataError, DTypeError, RawPixelsWarning, ShapeError, described
 
 DTYPES = ("float32", "float64")
+BRIGHT = 64  # below the brightest of any images' pixels, and above what scaled ones reach
 T = TypeVar("T")
 
 
@@ -107,14 +108,22 @@ def images(
 ) -> np.ndarray:
     """Examples x[N, *expected] as a NumPy array that is finite, also once it is turned into `dtype`, where given.
 
-    RawPixelsWarning for whole numbers above 1; where there is somebody to `tell`, a call of that in its place.
+    RawPixelsWarning for whole numbers above 1, and images of floats up to 255; where there is somebody to `tell`, a
+    call of that in its place.
     """
     x = host_array(x, what)
     examples(x, expected, what, empty_ok=empty_ok)
     finite(x, what, dtype)
-    if x.dtype.kind in "ui" and x.size and x.max() > 1:
+    if x.size and _like_raw_pixels(x):
         (tell or raw_pixels)(what, x.dtype)
     return x
+
+
+def _like_raw_pixels(x: np.ndarray) -> bool:
+    """Whole numbers above 1; or images of floats from 0 to 255 that nobody can have scaled."""
+    if x.dtype.kind == "f":
+        return x.ndim == 4 and bool(BRIGHT < x.max() <= 255 and x.min() >= 0)
+    return x.dtype.kind in "ui" and bool(x.max() > 1)
 
 
 def examples(x: Any, expected: tuple[int, ...], what: str, *, empty_ok: bool = False) -> None:
@@ -147,9 +156,10 @@ def raw_pixels(what: str, dtype: np.dtype) -> None:
     cure = "divide by 255, or take data.arrays()"
     if dtype == np.uint8:
         cure = "divide by 255, take data.arrays(), or give xconv.data.Pixels(x), which stay bytes"
+    held = "numbers from 0 to 255" if dtype.kind == "f" else "whole numbers above 1"
     warnings.warn(
-        f"{what} holds whole numbers above 1 (dtype {dtype}), as raw pixels are; networks train best on numbers "
-        f"from 0 to 1: {cure}. If whole numbers are meant, give x.astype('float32')",
+        f"{what} holds {held} (dtype {dtype}), as raw pixels are; networks train best on numbers from 0 to 1: {cure}. "
+        "If they are meant: warnings.simplefilter('ignore', xconv.errors.RawPixelsWarning)",
         RawPixelsWarning,
         stacklevel=users_level(),
     )

@@ -14,11 +14,25 @@ import click
 from xconv import data as datasets
 from xconv import plots, report, zoo
 from xconv.cli.console import notice
-from xconv.errors import ConfigError
+from xconv.errors import ConfigError, FileError
 from xconv.files import readable
 from xconv.models import Model
 
 _NOT_REPEATED = ("out", "as_json")  # options that are no part of what is computed
+
+
+def refuse_other_run(folder: Path) -> None:
+    """FileError where a folder holds a run, which one that is written there would replace."""
+    if not (folder / report.MODEL).is_file() and not (folder / report.RUN).is_file():
+        return
+    of = ""
+    with contextlib.suppress(FileError, AttributeError):
+        told = report.read_about(folder / report.RUN)
+        of = f" of {told.get('model')} on {told.get('data', {}).get('name')}"
+    raise FileError(
+        f"{folder}: expected a folder without a run; give another --out, or --overwrite to replace what is there. "
+        f"Received: a folder that holds a run{of}"
+    )
 
 
 class RunFolder:

@@ -140,7 +140,12 @@ def images_to_train(data: str, model: str) -> datasets.DataSet:
     if not _is_folder(data):
         return datasets.load(data)
     height, width, channels = zoo.entry(model).input_shape
-    return datasets.folder(data, (height, width), channels=channels)
+    images = datasets.folder(data, (height, width), channels=channels)
+    notice(
+        f"{data}: {len(images.x_train):,} pictures to train on and {len(images.x_test):,} to test with, made "
+        f"{height} x {width}, {'in colour' if channels == 3 else 'grey'}, as {model} takes them"
+    )
+    return images
 
 
 def images_to_test(data: str, net: Model, trained: Trained) -> datasets.DataSet:

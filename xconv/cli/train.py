@@ -12,7 +12,7 @@ import click
 
 from xconv import optimizers, streams, zoo
 from xconv.cli.console import notice, plural, print_json, print_table
-from xconv.cli.keep import RunFolder, title
+from xconv.cli.keep import RunFolder, refuse_other_run, title
 from xconv.cli.options import COUNT, backend_option, data_option, json_option, model_option
 from xconv.cli.prepare import Arrays, arrays_for, default_data, images_to_train, prepare
 from xconv.cli.watch import Brake, Stopped
@@ -31,7 +31,8 @@ from xconv.models import Model
     type=click.Choice(sorted({name for entry in zoo.ZOO.values() for name in entry.recipes}, reverse=True)),
     default="default",
     show_default=True,
-    help="Initial weights, and what the options below are where they are not given. 'book': as in the book.",
+    help="Initial weights, and what the options below are where they are not given. 'book': as in the book, "
+    "for simple-convnet alone.",
 )
 @click.option("--epochs", type=COUNT, help="Times the network sees every training image.  [default: the recipe's]")
 @click.option("--batch-size", type=COUNT, help="Images in a training step.  [default: the recipe's]")
@@ -53,6 +54,7 @@ from xconv.models import Model
     metavar="DIR",
     help="Folder for the model, its history, run.json and pictures; made where it is missing. See xconv report.",
 )
+@click.option("--overwrite", is_flag=True, help="Replace the run that --out holds, if there is one.")
 @json_option
 def train(
     model: str,
@@ -66,6 +68,7 @@ def train(
     seed: int,
     no_record: bool,
     out: Path | None,
+    overwrite: bool,
     as_json: bool,
 ) -> int:
     """Train a network and test it.
@@ -81,6 +84,8 @@ def train(
     update_rule = optimizers.get(optimizer or plan.optimizer, **settings)
     streams.check_seed(seed)
     data = data or default_data(model)
+    if out is not None and not overwrite:
+        refuse_other_run(out)
     brake = Brake()
     try:
         with brake, output_folder(out) if out else nullcontext() as folder:

@@ -12,8 +12,8 @@ Padding = str | Pads  # "valid", "same" or (top, bottom, left, right)
 
 def padding_of(value: Any, label: str, pool_size: Pair | None = None) -> Padding:
     """ "valid", "same", or numbers as (top, bottom, left, right); with `pool_size` no window may see padding alone."""
-    if value in ("valid", "same"):
-        return str(value)
+    if isinstance(value, str) and value.lower() in ("valid", "same"):  # Keras takes "SAME", too
+        return value.lower()
     if isinstance(value, str):
         raise ConfigError(
             f"{label}: padding must be 'valid', 'same', an integer >= 0, (height, width) or (top, bottom, left, "

@@ -23,7 +23,7 @@ class Late:
         self._told = False
 
     def raw_pixels(self, what: str, dtype: np.dtype) -> None:
-        """Images hold whole numbers above 1."""
+        """Images hold numbers like those of raw pixels."""
         self._raw = dtype
 
     def tell(self) -> None:

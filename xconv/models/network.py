@@ -47,6 +47,12 @@ class Network:
         self._settings(name, backend, seed, dtype, fuse)
         self._set_graph(listed(inputs), listed(outputs))
 
+    def __repr__(self) -> str:
+        shapes = "not built yet"
+        if self._graph is not None:
+            shapes = f"{self.input_shape} -> {self.output_shape}, {self.count_params():,} parameters"
+        return f"<{type(self).__name__} {self.name!r}: {shapes}, {self.backend.address}>"
+
     def _settings(self, name: str | None, backend: Any, seed: int, dtype: str, fuse: bool) -> None:
         self.name = name or type(self).__name__.lower()
         self.dtype = checks.dtype_name(dtype)
