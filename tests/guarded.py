@@ -67,7 +67,7 @@ def main(end: bool) -> None:
     here = Numpy(end)
     numba_direct.np = here
     rng = np.random.default_rng(0)
-    for n, k, o in [(2, 257, 17), (130, 300, 33), (5, 320, 64), (1, 1, 1), (1, 64, 3), (1, 130, 33)]:
+    for n, k, o in [(2, 257, 17), (130, 300, 33), (5, 320, 64), (1, 1, 1), (1, 64, 3), (8, 130, 33), (9, 300, 17)]:
         for dtype in ("float32", "float64"):
             print("dense", n, k, o, dtype, flush=True)
             backend = Forced("direct", 3)

@@ -1,6 +1,6 @@
 """Dense layers on Numba skip what is zero: forced on and off, against float64, and never at the price of a NaN.
 
-And one example alone, which has a kernel of its own.
+And a few examples alone, which have a kernel of their own.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from tests.checks import close
 from tests.conftest import load
 from xconv.backend import Need
 
-SIZES = [(2, 256, 16), (3, 300, 17), (100, 257, 33), (129, 300, 100), (64, 512, 150), (300, 448, 64)]
+SIZES = [(9, 256, 16), (11, 300, 17), (100, 257, 33), (129, 300, 100), (64, 512, 150), (300, 448, 64)]
 WAYS = {"skipping": 1.0, "blas": -1.0}  # the share of entries that may be there for zeros to be skipped
 
 
@@ -32,7 +32,7 @@ def kernels(numba):
 
 def spied(monkeypatch, dense):
     called = []
-    for name in ("forward", "backward", "forward_one"):
+    for name in ("forward", "backward", "forward_few"):
         real = getattr(dense, name)
         monkeypatch.setattr(dense, name, lambda *a, real=real, name=name: (called.append(name), real(*a))[1])
     return called
@@ -93,18 +93,19 @@ def test_what_decides_is_how_much_is_zero(numba, kernels, monkeypatch, zeros):
 
 
 @pytest.mark.parametrize("activation", [None, "relu"])
+@pytest.mark.parametrize("n", [1, 2, 8])
 @pytest.mark.parametrize(
     ("k", "o"), [(1, 1), (5, 7), (63, 9), (64, 1), (65, 16), (128, 17), (300, 150), (700, 160), (2, 1000), (4320, 100)]
 )
-def test_one_example(numba, monkeypatch, dtype, k, o, activation):
+def test_few_examples(numba, monkeypatch, dtype, n, k, o, activation):
     dense = pytest.importorskip("xconv.kernels.cpu.dense")
     called = spied(monkeypatch, dense)
-    x, w, b, _ = drawn(1, k, o, dtype)
+    x, w, b, _ = drawn(n, k, o, dtype)
     with numba.running():
         y = numba.dense(x, w, b, activation)
     expected = x.astype("f8") @ w.astype("f8") + b
     close(numba, y, np.maximum(expected, 0) if activation else expected, "sum")
-    assert called == ["forward_one"]
+    assert called == ["forward_few"]
 
 
 @pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
@@ -118,6 +119,19 @@ def test_one_example_beside_weights_that_are_not_finite(numba, dtype, odd):
         y = numba.dense(x, w, b)[0]
     assert np.isnan(y[[0, 7]]).all() and np.array_equal(y[39], odd, equal_nan=True)
     assert np.isfinite(np.delete(y, [0, 7, 39])).all()
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("k", "o"), [(300, 40), (40, 300), (7, 3), (4320, 100)])
+def test_the_way_back_of_one_example(numba, monkeypatch, dtype, k, o, way):
+    numba_dense = pytest.importorskip("xconv.backend.numba_dense")
+    monkeypatch.setattr(numba_dense, "FEW", WAYS[way])
+    x, w, _, dy = drawn(1, k, o, dtype)
+    with numba.running():
+        got = numba.dense_backward(dy, x, w)
+    x, w, dy = (a.astype("f8") for a in (x, w, dy))
+    for mine, expected in zip(got, (dy @ w.T, x.T @ dy, dy[0]), strict=True):
+        close(numba, mine, expected, "sum")
 
 
 def test_one_example_of_many_weights_is_for_blas(numba, monkeypatch):

@@ -67,26 +67,29 @@ def forward(x, w, b, y, chunks, relu, first, last):
 
 
 @jit
-def forward_one(x, w, b, y, chunks, rows, relu):
-    """The same for a single example, whatever is zero: w is read from memory once, and that is what takes the time.
+def forward_few(x, w, b, y, chunks, rows, relu):
+    """The same for so few examples that reading w takes the time: it is read once, and nothing is skipped.
 
     rows are where each of PANEL rows of w begins.
     """
     k, o, lanes = w.shape[0], w.shape[1], lanes_of(w)
-    acc, end, flat = np.empty(chunks.size * lanes, x.dtype), np.empty(PANEL * o + lanes, x.dtype), w.reshape(-1)
+    width = chunks.size * lanes
+    acc, end, flat = np.empty(len(x) * width, x.dtype), np.empty(PANEL * o + lanes, x.dtype), w.reshape(-1)
     zero = x.dtype.type(0)
     for k0 in range(0, k, PANEL):
         count = min(PANEL, k - k0)
         panel, p0 = flat, k0 * o
-        if p0 + (count - 1) * o + chunks.size * lanes > k * o:  # a row's last vector would go on beyond w
+        if p0 + (count - 1) * o + width > k * o:  # a row's last vector would go on beyond w
             copy(w, p0, end, 0, count * o)
             panel, p0 = end, 0
-        for v in range(0, chunks.size, MOST):
-            vectors = min(MOST, chunks.size - v)
-            add_products(acc, v * lanes, panel, p0, rows, 0, x, k0, chunks, v, count, vectors, BYTES, k0 > 0)
-    for j in range(o):
-        value = acc[j] + b[j]
-        y[0, j] = zero if relu and value <= zero else value
+        for i in range(len(x)):
+            for v in range(0, chunks.size, MOST):
+                at, vectors = i * width + v * lanes, min(MOST, chunks.size - v)
+                add_products(acc, at, panel, p0, rows, 0, x, i * k + k0, chunks, v, count, vectors, BYTES, k0 > 0)
+    for i in range(len(x)):
+        for j in range(o):
+            value = acc[i * width + j] + b[j]
+            y[i, j] = zero if relu and value <= zero else value
 
 
 @jit

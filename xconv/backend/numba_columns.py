@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from xconv.backend.base import Array, ConvMemory, ConvSaved, Need
-from xconv.backend.numba_team import NumbaTeam
+from xconv.backend.numba_team import PRODUCTS, NumbaTeam
 from xconv.kernels.cpu import columns, elementwise
 from xconv.shapes import Pads, Pair, window_output
 
@@ -44,7 +44,7 @@ class NumbaColumns(NumbaTeam):
                 np.dot(filters, col.reshape(filters.shape[1], -1), out=conv.reshape(f, -1))
                 elementwise.bias_activation(conv, b, y, first, relu)
 
-        self._over(n, n * filters.size * out[0] * out[1], images, most=threads)
+        self._over(n, n * filters.size * out[0] * out[1] / PRODUCTS, images, most=threads)
         return y, ConvSaved(x, w, y if activation else None, stride, pads, dilation)
 
     def _columns_conv2d_backward(
@@ -82,7 +82,7 @@ class NumbaColumns(NumbaTeam):
                     columns.scatter(col, dx, first, count, *window)
             return dw, db
 
-        dw, db = self._summed(self._over(n, n * filters.size * out[0] * out[1], images, most=threads))
+        dw, db = self._summed(self._over(n, n * filters.size * out[0] * out[1] / PRODUCTS, images, most=threads))
         if not need.params:
             return dx, None, None
         dw = dw.T if tall else dw

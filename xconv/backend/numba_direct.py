@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xconv.backend.base import Array, ConvMemory, Need
-from xconv.backend.numba_team import NumbaTeam
+from xconv.backend.numba_team import PRODUCTS, NumbaTeam
 from xconv.kernels.cpu import direct
 from xconv.kernels.cpu.sparse import MOST
 from xconv.kernels.cpu.vectors import SHUT, WIDE, lanes
@@ -109,7 +109,7 @@ class NumbaDirect(NumbaTeam):
         places = at.out[0] * at.out[1]
         y, chosen = self.empty((n, f, places), x.dtype), self.empty((n, f, places), np.uint8)
         arguments = (x, *_lines(w, b), y, chosen, at.windows, at.taps, at.ks, at.shape, at.place)
-        self._over(n, n * w.size * places * at.taps.size, direct.forward, *arguments, most=threads)
+        self._over(n, n * w.size * places * at.taps.size / PRODUCTS, direct.forward, *arguments, most=threads)
         return y.reshape(n, f, *at.out), DirectSaved(x, w, chosen, at, back)
 
     def _direct_conv2d_backward(
@@ -127,7 +127,7 @@ class NumbaDirect(NumbaTeam):
             direct.backward(x, flat, *places, dw, db, dx, need.x, need.params)
             return dw, db
 
-        dw, db = self._summed(self._over(len(x), dy.size * rows[0].size, images, most=threads))
+        dw, db = self._summed(self._over(len(x), dy.size * rows[0].size / PRODUCTS, images, most=threads))
         return dx if need.x else None, _from_rows(dw, w, need.dw) if need.params else None, db if need.params else None
 
     def _direct_scratch(

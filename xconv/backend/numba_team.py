@@ -14,6 +14,7 @@ from xconv.backend.numpy_backend import NumpyBackend
 from xconv.backend.threads import OneBlasThread, Team, default_threads
 
 LINE = 64  # bytes of a cache line
+PRODUCTS = 128  # multiplications by a convolution's kernels that take as long as one entry of `Team.ranges`
 
 
 class _Running:

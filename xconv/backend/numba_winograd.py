@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xconv.backend.base import Array, Need
-from xconv.backend.numba_team import NumbaTeam
+from xconv.backend.numba_team import PRODUCTS, NumbaTeam
 from xconv.backend.saved import ConvMemory
 from xconv.kernels.cpu import winograd
 from xconv.kernels.cpu.vectors import ROWS, WIDE, lanes
@@ -50,7 +50,7 @@ class NumbaWinograd(NumbaTeam):
         bias = np.zeros(u.shape[1] * u.shape[3], x.dtype)
         bias[:f] = b
         arguments = (x, u, bias, y, m, _rows_together(y, m), pads[0], pads[2])
-        self._over(n, y.size * w[0].size, winograd.forward, *arguments)
+        self._over(n, y.size * w[0].size / PRODUCTS, winograd.forward, *arguments)
         if activation == "relu":
             y = self.relu(y)
         return y, WinogradSaved(x, w, y if activation else None, pads)
@@ -69,7 +69,7 @@ class NumbaWinograd(NumbaTeam):
         if not need.params:
             return dx if need.x else None, None, None
         dw = self.empty(w.shape, w.dtype) if need.dw is None else need.dw
-        self._over(x.shape[1] // ROWS, dy.size * w[0].size, winograd.unpack_filters, total, dw, m)
+        self._over(x.shape[1] // ROWS, dy.size * w[0].size / PRODUCTS, winograd.unpack_filters, total, dw, m)
         return dx if need.x else None, dw, dy.sum(axis=(0, 2, 3))
 
     def _back_apart(
@@ -77,7 +77,7 @@ class NumbaWinograd(NumbaTeam):
     ) -> Array:
         """Each thread transforms and multiplies its own images, a few at a time, which stay in its cache."""
         (d, v, ut, total), per_image = _back_shapes(x, dy, w, images, need), _tiles(dy.shape[2:])
-        ranges = self.team.ranges(len(x), dy.size * w[0].size)
+        ranges = self.team.ranges(len(x), dy.size * w[0].size / PRODUCTS)
         ut, *others = self._carved([ut, *(d, v, total) * len(ranges)], x.dtype)
         scratch = [others[i : i + 3] for i in range(0, len(others), 3)]
         if need.x:
@@ -101,7 +101,7 @@ class NumbaWinograd(NumbaTeam):
         self, x: Array, dy: Array, w: Array, dx: Array, images: int, arguments: tuple[int, ...], need: Need
     ) -> Array:
         """All threads transform a part of the batch, and then share its products out by channels: one gradient."""
-        n, work, per_image = len(x), dy.size * w[0].size, _tiles(dy.shape[2:])
+        n, work, per_image = len(x), dy.size * w[0].size / PRODUCTS, _tiles(dy.shape[2:])
         d, v, ut, total = self._carved(_back_shapes(x, dy, w, images, need), x.dtype, together=2 if images == n else 0)
         if need.x:
             self._winograd_filters(w, ut, arguments[0], True)
