@@ -113,10 +113,13 @@ class OneBlasThread:
 
     def __init__(self) -> None:
         libraries = ThreadpoolController().select(user_api="blas").lib_controllers
-        self._get = [library.get_num_threads for library in libraries]
         # Newer threadpoolctl lets OpenBLAS be set only by the thread that set it first, and ignores others without a
         # word. Ours may enter and leave in any order, and are counted here; so we ask beneath that right.
-        self._set = [getattr(library, "_real_set_num_threads", library.set_num_threads) for library in libraries]
+        self._get = [_own(library, "get") or library.get_num_threads for library in libraries]
+        self._set = [
+            _own(library, "set") or getattr(library, "_real_set_num_threads", library.set_num_threads)
+            for library in libraries
+        ]
         self._lock = threading.Lock()
         self._inside = 0
         self._before: list[int] = []
@@ -140,3 +143,11 @@ class OneBlasThread:
             if self._inside == 0:
                 for set_threads, threads in zip(self._set, self._before, strict=True):
                     set_threads(threads)
+
+
+def _own(library: Any, what: str) -> Callable[..., int] | None:
+    """OpenBLAS's own function, which threadpoolctl would look for by its name at each call."""
+    if library.internal_api != "openblas" or library.threading_layer == "openmp" or not hasattr(library, "_get_symbol"):
+        return None
+    function: Callable[..., int] | None = library._get_symbol(f"openblas_{what}_num_threads")
+    return function
