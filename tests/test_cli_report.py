@@ -69,7 +69,7 @@ def test_a_run_and_its_page(run, few, tmp_path):
 
 def test_the_command_repeats_the_run(run, few, undrawn):
     options = ("--recipe", "book", "--seed", "7", "--no-record", "--optimizer", "sgd", "--batch-size", "60")
-    assert run(*QUICK, *options, "--out", "one")[0] == 0
+    assert run(*QUICK, *options, "--out", "one", "--overwrite")[0] == 0
     command = shlex.split(told("one")["command"])
     assert command[:2] == ["xconv", "train"] and "one" not in command
     assert run(*command[1:], "--out", "two")[0] == 0

@@ -141,7 +141,7 @@ class NumbaWinograd(NumbaTeam):
         self, x_shape: tuple[int, ...], w_shape: tuple[int, ...], out: Pair, itemsize: int
     ) -> tuple[int, bool]:
         """How many images' tiles the way back holds at once, and whether each thread has so many, and a dw, apart."""
-        n, threads = x_shape[0], min(self.team.threads, x_shape[0])
+        n, threads = x_shape[0], max(1, min(self.team.threads, x_shape[0]))
         sizes = _sizes(w_shape, out, itemsize, self.team.threads)
         images = max(1, min(-(-n // threads), OWN // sizes.image))
         own = (images * sizes.image + sizes.rows + sizes.total) * threads

@@ -18,7 +18,7 @@ from xconv.errors import ConfigError, FileError
 from xconv.files import readable
 from xconv.models import Model
 
-_NOT_REPEATED = ("out", "as_json")  # options that are no part of what is computed
+_NOT_REPEATED = ("out", "overwrite", "as_json")  # options that are no part of what is computed
 
 
 def refuse_other_run(folder: Path) -> None:
