@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from pathlib import Path
 
 import numpy as np
@@ -47,8 +48,23 @@ def test_a_damaged_file_has_a_cure(tmp_path, damage):
     path = tmp_path / "m"
     checkpoint.save(path, {"a": np.zeros(9)}, {})
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(FileError, match=r"Received: .*; it was cut or altered: restore it from a copy$"):
+    cure = r"(it is another kind of file, or )?it was cut or altered: restore it from a copy"
+    with pytest.raises(FileError, match=rf"Received: .*; {cure}$"):
         checkpoint.load(path)
+
+
+def test_a_text_is_another_kind_of_file(tmp_path):
+    path = tmp_path / "notes.safetensors"
+    path.write_text("a few words, and nothing of a network")
+    with pytest.raises(FileError, match="it is another kind of file, or it was cut or altered"):
+        checkpoint.load(path)
+
+
+def test_a_folder_with_a_model_names_it(tmp_path):
+    path = tmp_path / "model.safetensors"
+    checkpoint.save(path, {"a": np.zeros(9)}, {})
+    with pytest.raises(FileError, match=rf"Received: a folder; give {re.escape(str(path))}$"):
+        checkpoint.load(tmp_path)
 
 
 def test_a_header_whose_length_begins_as_a_pickle_is_ours(tmp_path):

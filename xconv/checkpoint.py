@@ -113,7 +113,7 @@ def _received(path: Path, error: Exception) -> str:
         for magic, kind in _OTHERS.items():
             if start.startswith(magic):
                 return kind
-        return f"another kind of file, or one of which the beginning is lost ({error})"
+        return f"{error}; it is another kind of file, or {DAMAGED}"
     return f"{error}; {DAMAGED}"
 
 
