@@ -22,17 +22,17 @@ class NumbaDense(NumbaTeam):
     """Part of NumbaBackend."""
 
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
-        rows, columns = a.shape[0], b.shape[1]
+        rows, columns, product = a.shape[0], b.shape[1], super().matmul
         out = self.empty((rows, columns), a.dtype) if out is None else out
         ranges = self.team.ranges(max(rows, columns), out.size * a.shape[1] / 32)
         if len(ranges) == 1:
-            return _product(a, b, out)
+            return product(a, b, out)
 
         def part(first: int, last: int) -> None:
             if rows >= columns:
-                _product(a[first:last], b, out[first:last])
+                product(a[first:last], b, out[first:last])
             else:
-                _product(a, b[:, first:last], out[:, first:last])
+                product(a, b[:, first:last], out[:, first:last])
 
         self.team.each(part, ranges)
         return out
@@ -55,7 +55,7 @@ class NumbaDense(NumbaTeam):
         self, dy: Array, x: Array, w: Array, need: Need = EVERYTHING, y: Array | None = None
     ) -> tuple[Array, Array, Array]:
         """See Backend.dense_backward; threads meet once. Zeros in dy are skipped where there are many of them."""
-        inputs, outputs = w.shape
+        (inputs, outputs), product = w.shape, super().matmul
         dy = dy if y is None else self.relu_backward(dy, y)
         if inputs < outputs or not (need.x and need.params):
             return super().dense_backward(dy, x, w, need)
@@ -68,8 +68,8 @@ class NumbaDense(NumbaTeam):
             return dx, dw, dy.sum(axis=0)
 
         def part(first: int, last: int) -> None:
-            _product(x[:, first:last].T, dy, dw[first:last])
-            np.matmul(dy, w[first:last].T, out=dx[:, first:last])
+            product(x[:, first:last].T, dy, dw[first:last])
+            product(dy, w[first:last].T, dx[:, first:last])
 
         self._over(inputs, dy.size * inputs / 32, part)
         return dx, dw, dy.sum(axis=0)
@@ -79,11 +79,6 @@ class NumbaDense(NumbaTeam):
         lists = 2 * (len(dy) + dense.BLOCK) * (dy.shape[1] + lanes(w.dtype)) * (4 + dy.itemsize) * self.team.threads
         fits = dy.shape[1] <= MOST and lists <= self.workspace
         return fits and _suits(x, w) and dy.flags.c_contiguous and dense.share(dy) <= FEW
-
-
-def _product(a: Array, b: Array, out: Array) -> Array:
-    """a @ b into `out`; that of a column and a row, of which NumPy makes no product of BLAS's, three times sooner."""
-    return np.multiply(a, b, out=out) if a.shape[1] == 1 else np.matmul(a, b, out=out)
 
 
 def _suits(x: Array, w: Array) -> bool:

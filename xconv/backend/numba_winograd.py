@@ -76,23 +76,24 @@ class NumbaWinograd(NumbaTeam):
         self, x: Array, dy: Array, w: Array, dx: Array, images: int, arguments: tuple[int, ...], need: Need
     ) -> Array:
         """Each thread transforms and multiplies its own images, a few at a time, which stay in its cache."""
-        (d, v, ut, total), per_image = _back_shapes(x, dy, w, images, need), _tiles(dy.shape[2:])
+        m, groups, per_image = arguments[0], x.shape[1] // ROWS, _tiles(dy.shape[2:])
         ranges = self.team.ranges(len(x), dy.size * w[0].size / PRODUCTS)
-        ut, *others = self._carved([ut, *(d, v, total) * len(ranges)], x.dtype)
-        scratch = [others[i : i + 3] for i in range(0, len(others), 3)]
+        d, v, ut, total = _back_shapes(x, dy, w, images, need)
+        ut, *carved = self._carved([ut, *(d, v, total) * len(ranges)], x.dtype)
+        own = [carved[i : i + 3] for i in range(0, len(carved), 3)]
         if need.x:
-            self._winograd_filters(w, ut, arguments[0], True)
+            self._winograd_filters(w, ut, m, True)
 
         def part(d: Array, v: Array, total: Array, first: int, last: int) -> None:
             for start in range(first, last, images):
-                at = start, start, min(last, start + images)
-                winograd.backward_tiles(x, dy, ut, v, d, dx, *arguments, *at, need.x, need.params)
+                stop = min(last, start + images)
+                winograd.backward_tiles(x, dy, ut, v, d, dx, *arguments, start, start, stop, need.x, need.params)
                 if need.params:
-                    done = (v, d, (at[2] - start) * per_image, total, arguments[0])
-                    winograd.backward_filters(*done, 0, x.shape[1] // ROWS, start > first)
+                    tiles = (stop - start) * per_image
+                    winograd.backward_filters(v, d, tiles, total, m, 0, groups, start > first)
 
-        self.team.each(part, [(*mine, *some) for mine, some in zip(scratch, ranges, strict=True)])
-        total, *others = (mine[2] for mine in scratch)
+        self.team.each(part, [(*mine, *some) for mine, some in zip(own, ranges, strict=True)])
+        total, *others = (mine[2] for mine in own)
         for other in others:
             total += other
         return total
@@ -101,25 +102,24 @@ class NumbaWinograd(NumbaTeam):
         self, x: Array, dy: Array, w: Array, dx: Array, images: int, arguments: tuple[int, ...], need: Need
     ) -> Array:
         """All threads transform a part of the batch, and then share its products out by channels: one gradient."""
-        n, work, per_image = len(x), dy.size * w[0].size / PRODUCTS, _tiles(dy.shape[2:])
+        m, groups, per_image = arguments[0], x.shape[1] // ROWS, _tiles(dy.shape[2:])
+        n, work = len(x), dy.size * w[0].size / PRODUCTS
         d, v, ut, total = self._carved(_back_shapes(x, dy, w, images, need), x.dtype, together=2 if images == n else 0)
         if need.x:
-            self._winograd_filters(w, ut, arguments[0], True)
+            self._winograd_filters(w, ut, m, True)
         for start in range(0, n, images):
             count = min(images, n - start)
 
             def transform(first: int, last: int, start: int = start) -> None:
-                at = start, start + first, start + last
-                winograd.backward_tiles(x, dy, ut, v, d, dx, *arguments, *at, need.x, need.params)
+                part = start, start + first, start + last
+                winograd.backward_tiles(x, dy, ut, v, d, dx, *arguments, *part, need.x, need.params)
+
+            def multiply(first: int, last: int, start: int = start, count: int = count) -> None:
+                winograd.backward_filters(v, d, count * per_image, total, m, first, last, start > 0)
 
             self._over(count, work, transform)
             if need.params:
-                done = (v, d, count * per_image, total, arguments[0])
-                self._over(
-                    x.shape[1] // ROWS,
-                    work,
-                    lambda i, j, done=done, s=start: winograd.backward_filters(*done, i, j, s > 0),
-                )
+                self._over(groups, work, multiply)
         return total
 
     def _winograd_scratch(

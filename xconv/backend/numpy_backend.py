@@ -46,6 +46,12 @@ class NumpyBackend(Backend):
         """Memory reused from results that nobody holds any more; its content is undefined."""
         return self.pool.empty(shape, dtype)
 
+    def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
+        """See Backend.matmul. A column times a row NumPy does not give to BLAS; by broadcasting it takes a third."""
+        if a.shape[1] != 1:
+            return super().matmul(a, b, out)
+        return np.multiply(a, b, out=self.empty((a.shape[0], b.shape[1]), a.dtype) if out is None else out)
+
     def running(self) -> AbstractContextManager[Any]:
         """No warnings of NumPy's for overflow and NaN: training reports a loss that is not finite by itself."""
         return np.errstate(all="ignore")
