@@ -41,6 +41,10 @@ class Forced(numba_backend.NumbaBackend):
         self.ran.append("direct")
         return super()._direct_conv2d(*arguments)
 
+    def _rows_conv2d(self, *arguments: Any) -> Any:
+        self.ran.append("rows")
+        return super()._rows_conv2d(*arguments)
+
 
 def conv2d(x: Any, w: Any, b: Any, stride: Any, pads: Any) -> np.ndarray:
     """`reference.conv2d` with the loop over filters left to a product in float64."""

@@ -368,4 +368,4 @@ def test_bits_repeat_and_threads_agree(algorithm, dtype):
         if algorithm != "columns":  # whose products are wider or narrower, for which BLAS has other kernels
             assert results[0].tobytes() == first[0].tobytes(), "an image is computed alike whoever does it"
         for mine, theirs in zip(results, first, strict=True):
-            close(Forced(None), mine, theirs.astype("f8"), "sum")
+            close(Forced(None), mine, theirs.astype("f8"), kind(algorithm))

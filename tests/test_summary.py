@@ -267,7 +267,10 @@ def test_verbose_2_tells_how_each_layer_is_computed():
         for name, algorithm in seen[backend, fuse].items():
             row = next(line for line in lines[0].splitlines() if line.startswith(f"{name} ("))
             assert row.endswith(algorithm)
-    assert seen["numba", True] == {
+    rows = seen["numba", True]
+    told = rows["second"].split(", predicting ")  # which depends on the processor's vectors
+    assert told in (["direct"], ["direct", "rows F(4,3)"])
+    assert rows | {"second": told[0]} == {
         "input1": "",
         "first": "winograd F(4x4)",
         "norm": "",

@@ -150,13 +150,13 @@ class Plan:
     def forward(self, xs: Sequence[Array], ctx: Context, tape: Tape | None = None) -> list[Array]:
         """Each x[N, *input shape] -> each y[N, *output shape]; what backward needs goes onto `tape` where given."""
         values = dict(zip(self.graph.inputs, xs, strict=True))
-        train, seed, step, _ = ctx
+        train, seed, step, *_ = ctx
         for run in self.runs:
             layer, x = run.layer, values[run.sources[0]]
             n = len(x)
             if layer.many_inputs:
                 x = tuple(values[source] for source in run.sources)
-            y, saved = forward_pair(layer, layer.forward(x, Context(train, seed, step, run.id)))
+            y, saved = forward_pair(layer, layer.forward(x, Context(train, seed, step, run.id, tape is not None)))
             if tape is not None:
                 tape.append((run, saved))
             values[run.id] = self._proper(y, (n, *self.graph.shapes[run.id]), xs[0].dtype, run, "forward")

@@ -132,6 +132,14 @@ class Emit:
         """A vector of one known value."""
         return ir.Constant(self.vector, [float(value)] * self.lanes)
 
+    def whole(self, value: Any) -> Any:
+        """A vector of one whole number, as wide as the scalars are: a known one, or one of type INT."""
+        one = ir.IntType(8 * self.size)
+        kind = ir.VectorType(one, self.lanes)
+        if isinstance(value, int):
+            return ir.Constant(kind, [value] * self.lanes)
+        return self.spread(value if one == INT else self.builder.trunc(value, one), kind)
+
     def fma(self, a: Any, b: Any, c: Any) -> Any:
         """a b + c, rounded once where the processor can."""
         if not _FUSED:
@@ -164,6 +172,21 @@ class Emit:
             phi.add_incoming(then, last)
             results.append(phi)
         return results
+
+
+def larger(emit: Emit, top: Any, chosen: Any, value: Any, place: Any) -> tuple[Any, Any]:
+    """(value, place) where value is greater than top or the first NaN, else (top, chosen)."""
+    builder = emit.builder
+    better = builder.and_(builder.fcmp_unordered(">", value, top), builder.fcmp_ordered("ord", top, top))
+    return builder.select(better, value, top), builder.select(better, place, chosen)
+
+
+def closed_below_zero(emit: Emit, value: Any, chosen: Any) -> tuple[Any, Any]:
+    """ReLU, and the bits of `chosen`, or SHUT where it lets nothing through."""
+    builder, zero = emit.builder, emit.constant(0)
+    closed = builder.fcmp_ordered("<=", value, zero)
+    place = builder.select(closed, emit.whole(SHUT), chosen)
+    return builder.select(closed, zero, value), builder.bitcast(place, emit.vector)
 
 
 def pairs(*arrays: Any) -> Iterator[Any]:
@@ -251,27 +274,20 @@ def window_maximum(
         emit = Emit(context, builder, signature, values)
         acc, b, best, where = (emit.address(i) for i in range(0, 8, 2))
         taps, vectors = values[8:]
-        whole = ir.IntType(8 * emit.size)
-        ints, one = ir.VectorType(whole, emit.lanes), ir.Constant(INT, 1)
-        zero, none = emit.constant(0), ir.Constant(ints, [0] * emit.lanes)
-        shut = ir.Constant(ints, [SHUT] * emit.lanes)
+        one = ir.Constant(INT, 1)
 
         def column(v: Any, nothing: list[Any]) -> list[Any]:
             first = emit.at(acc, v, BYTES)
 
             def tap(t: Any, state: list[Any]) -> list[Any]:
-                top, chosen = state
                 t = builder.add(t, one)
                 value = emit.load(emit.at(first, builder.mul(t, vectors), BYTES))
-                better = builder.and_(builder.fcmp_unordered(">", value, top), builder.fcmp_ordered("ord", top, top))
-                t = emit.spread(t if whole == INT else builder.trunc(t, whole), ints)
-                return [builder.select(better, value, top), builder.select(better, t, chosen)]
+                return list(larger(emit, *state, value, emit.whole(t)))
 
-            top, chosen = emit.loop(builder.sub(taps, one), [emit.load(first), none], tap)
+            top, chosen = emit.loop(builder.sub(taps, one), [emit.load(first), emit.whole(0)], tap)
             value = builder.fadd(top, emit.load(emit.at(b, v, BYTES)))
-            closed = builder.fcmp_ordered("<=", value, zero)
-            emit.store(builder.select(closed, zero, value), emit.at(best, v, BYTES))
-            bits = builder.bitcast(builder.select(closed, shut, chosen), emit.vector)
+            value, bits = closed_below_zero(emit, value, chosen)
+            emit.store(value, emit.at(best, v, BYTES))
             emit.store(bits, emit.at(where, v, BYTES))
             return []
 

@@ -19,38 +19,13 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
+from xconv.kernels.cpu.cook_toom import Matrix, cook_toom, multiply, transposed
 from xconv.kernels.cpu.direct import from_block, to_block
 from xconv.kernels.cpu.jit import jit
 from xconv.kernels.cpu.vectors import BYTES, INT, ROWS, Emit, tile, transpose
 
-# The paper's matrices: section 4.1 for m = 2, and for m = 4 those of its points 0, 1, -1, 2, -2 and infinity.
-_B2 = [[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]]  # B'
-_G2 = [[1, 0, 0], [1 / 2, 1 / 2, 1 / 2], [1 / 2, -1 / 2, 1 / 2], [0, 0, 1]]
-_A2 = [[1, 1, 1, 0], [0, 1, -1, -1]]  # A'
-_B4 = [
-    [4, 0, -5, 0, 1, 0],
-    [0, -4, -4, 1, 1, 0],
-    [0, 4, -4, -1, 1, 0],
-    [0, -2, -1, 2, 1, 0],
-    [0, 2, -1, -2, 1, 0],
-    [0, 4, 0, -5, 0, 1],
-]
-_G4 = [
-    [1 / 4, 0, 0],
-    [-1 / 6, -1 / 6, -1 / 6],
-    [-1 / 6, 1 / 6, -1 / 6],
-    [1 / 24, 1 / 12, 1 / 6],
-    [1 / 24, -1 / 12, 1 / 6],
-    [0, 0, 1],
-]
-_A4 = [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
 
-
-def _turned(matrix: list[list[float]]) -> list[list[float]]:
-    return [list(row) for row in zip(*matrix, strict=True)]
-
-
-def _transform_of(matrix: list[list[float]]) -> Any:
+def _transform_of(matrix: Matrix) -> Any:
     """Y[P,P] (+)= M X[Q,Q] M' for M[P,Q], on `vectors` neighbouring vectors of channels at once."""
 
     @intrinsic
@@ -73,18 +48,6 @@ def _transform_of(matrix: list[list[float]]) -> Any:
             down_x, right_x, down_y, right_y = (values[i] for i in (2, 3, 6, 7))
             vectors, add = values[8:]
 
-            def row(coefficients: list[float], lines: list[Any]) -> Any:
-                """The sum of coefficient * line; nothing is done for coefficients of 0 and little for 1 and -1."""
-                total = None
-                for factor, line in zip(coefficients, lines, strict=True):
-                    if factor and total is None:
-                        total = line if factor == 1 else builder.fmul(line, emit.constant(factor))
-                    elif factor in (1, -1):
-                        total = (builder.fadd if factor == 1 else builder.fsub)(total, line)
-                    elif factor:
-                        total = emit.fma(line, emit.constant(factor), total)
-                return total
-
             def place(base: Any, i: int, down: Any, j: int, right: Any, v: Any) -> Any:
                 at = builder.add(builder.mul(ir.Constant(INT, i), down), builder.mul(ir.Constant(INT, j), right))
                 return emit.at(emit.at(base, at), v, BYTES)
@@ -94,12 +57,10 @@ def _transform_of(matrix: list[list[float]]) -> Any:
                 middle = []  # M X, column by column
                 for j in size:
                     lines = [emit.load(place(x, i, down_x, j, right_x, v)) for i in size]
-                    middle.append([row(coefficients, lines) for coefficients in matrix])
+                    middle.append(multiply(emit, matrix, lines))
                 for i in range(len(matrix)):
-                    lines = [middle[j][i] for j in size]
-                    for j, coefficients in enumerate(matrix):
+                    for j, value in enumerate(multiply(emit, matrix, [middle[j][i] for j in size])):
                         target = place(y, i, down_y, j, right_y, v)
-                        value = row(coefficients, lines)
                         before = builder.select(add, emit.load(target), emit.constant(0))
                         emit.store(builder.fadd(value, before), target)
                 return []
@@ -113,12 +74,14 @@ def _transform_of(matrix: list[list[float]]) -> Any:
     return transform
 
 
+_A2, _G2, _B2 = cook_toom(2, 3)
+_A4, _G4, _B4 = cook_toom(4, 3)
 _input2, _input4 = _transform_of(_B2), _transform_of(_B4)
 _filters2, _filters4 = _transform_of(_G2), _transform_of(_G4)
 _output2, _output4 = _transform_of(_A2), _transform_of(_A4)
-_dinput2, _dinput4 = _transform_of(_turned(_B2)), _transform_of(_turned(_B4))
-_dfilters2, _dfilters4 = _transform_of(_turned(_G2)), _transform_of(_turned(_G4))
-_doutput2, _doutput4 = _transform_of(_turned(_A2)), _transform_of(_turned(_A4))
+_dinput2, _dinput4 = _transform_of(transposed(_B2)), _transform_of(transposed(_B4))
+_dfilters2, _dfilters4 = _transform_of(transposed(_G2)), _transform_of(transposed(_G4))
+_doutput2, _doutput4 = _transform_of(transposed(_A2)), _transform_of(transposed(_A4))
 
 
 @jit

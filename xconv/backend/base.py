@@ -1,7 +1,7 @@
 """The seam: what a backend is, and the plain definition of each operation over `self.xp`.
 
 Columns, pooling, products and convolution are here; `base_norm`, `base_elementwise`, `base_gather`,
-`base_augment` and `base_scratch` have the rest.
+`base_augment`, `base_grouped` and `base_scratch` have the rest.
 These definitions are the NumPy backend. Another backend overrides one only to make it faster, and must equal it within
 the published tolerance (tests/tolerances.py). Names: N batch, C channels, H and W height and width, F filters,
 OH and OW output size, KH and KW kernel; `pads` is (top, bottom, left, right); activations are NCHW, C-contiguous.
@@ -19,8 +19,8 @@ from xconv.backend.arrays import most
 from xconv.backend.base_augment import Augment
 from xconv.backend.base_elementwise import Elementwise
 from xconv.backend.base_gather import Gather
+from xconv.backend.base_grouped import GroupedConv
 from xconv.backend.base_norm import BatchNormAndDropout
-from xconv.backend.base_scratch import ConvScratch
 from xconv.backend.precision import Precision
 from xconv.backend.saved import (
     EVERYTHING,
@@ -32,8 +32,7 @@ from xconv.backend.saved import (
     Need,
     argmax_dtype,
 )
-from xconv.errors import ShapeError
-from xconv.shapes import Pads, Pair, same_shape, window_output
+from xconv.shapes import Pads, Pair, window_output
 
 __all__ = [
     "EVERYTHING",
@@ -48,7 +47,7 @@ __all__ = [
 ]
 
 
-class Backend(Precision, ConvScratch, Elementwise, BatchNormAndDropout, Gather, Augment):
+class Backend(Precision, GroupedConv, Elementwise, BatchNormAndDropout, Gather, Augment):
     """Where arrays live and how each operation is computed. `xp` is the array module.
 
     Where an operation needs more scratch memory than `workspace` for a whole batch, it goes through it in parts.
@@ -252,57 +251,6 @@ class Backend(Precision, ConvScratch, Elementwise, BatchNormAndDropout, Gather, 
             dw = dw.reshape(w.shape) if need.dw is None else need.dw
         return dx, dw, db
 
-    def _grouped_conv2d(
-        self,
-        x: Array,
-        w: Array,
-        b: Array,
-        stride: Pair,
-        pads: Pads,
-        dilation: Pair,
-        activation: str | None,
-        groups: int,
-    ) -> tuple[Array, Any]:
-        """conv2d group by group, on every backend. Right for any `groups`, C (depthwise) too, but one call a group is
-        not the fast way to do that.
-        """
-        (n, c), f = x.shape[:2], w.shape[0]
-        if c % groups or f % groups:
-            raise ShapeError(f"conv2d: groups must divide channels and filters. Received: {groups}, of {c} and {f}")
-        same_shape(w.shape[1:2], (c // groups,), "conv2d: channels of w, which sees one group")
-        y = self.empty((n, f, *window_output(x.shape[2:], w.shape[2:], stride, pads, dilation)), x.dtype)
-        for part in self._grouped(x.shape, w.shape, stride, pads, dilation, activation, x.itemsize)[0]:
-            for channels, filters in _groups(c, f, groups):
-                seen = self.contiguous(x[part, channels])
-                y[part, filters] = self.conv2d(seen, w[filters], b[filters], stride, pads, dilation, activation)[0]
-                del seen
-        return y, ConvSaved(x, w, y if activation else None, stride, pads, dilation, groups)
-
-    def _grouped_conv2d_backward(
-        self, dy: Array, saved: Any, need: Need
-    ) -> tuple[Array | None, Array | None, Array | None]:
-        x, w, y, stride, pads, dilation, groups = saved
-        dx = self.empty(x.shape, x.dtype) if need.x else None
-        dw, db = (self.empty(s, w.dtype) if need.params else None for s in (w.shape, w.shape[:1]))
-        if need.dw is not None:
-            dw, need = need.dw, need._replace(dw=None)
-        activation = None if y is None else "relu"
-        for part in self._grouped(x.shape, w.shape, stride, pads, dilation, activation, x.itemsize)[0]:
-            for channels, filters in _groups(x.shape[1], w.shape[0], groups):
-                opened = None if y is None else self.contiguous(y[part, filters])
-                group = ConvSaved(self.contiguous(x[part, channels]), w[filters], opened, stride, pads, dilation)
-                got = self.conv2d_backward(self.contiguous(dy[part, filters]), group, need)
-                if dx is not None:
-                    dx[part, channels] = got[0]
-                if dw is not None and db is not None:
-                    if part.start:
-                        dw[filters] += got[1]
-                        db[filters] += got[2]
-                    else:
-                        dw[filters], db[filters] = got[1:]
-                del opened, group, got
-        return dx, dw, db
-
     def conv_algorithm(
         self,
         x_shape: tuple[int, ...],
@@ -314,8 +262,14 @@ class Backend(Precision, ConvScratch, Elementwise, BatchNormAndDropout, Gather, 
         groups: int = 1,
         normalized: bool = False,
         itemsize: int = 4,
+        pool: tuple[Pair, Pair] | None = None,
+        inference: bool = False,
     ) -> str:
-        """The name of the algorithm that conv2d takes for these, by a fixed rule on them."""
+        """The name of the algorithm that conv2d takes for these, by a fixed rule on them.
+
+        Behind ReLU, `pool` is the (kernel, stride) of a max-pooling in one with it, and `inference` means
+        conv2d_relu_inference.
+        """
         return "im2col"
 
     # ------------------------------------------------------------------ fusions
@@ -337,6 +291,24 @@ class Backend(Precision, ConvScratch, Elementwise, BatchNormAndDropout, Gather, 
             self._max_pool(conv, y[part], argmax[part], pool_kernel, pool_stride, (0, 0, 0, 0))
             del conv
         return y, ConvPoolSaved(x, w, y, argmax, stride, pads, pool_kernel, pool_stride)
+
+    def conv2d_relu_inference(
+        self,
+        x: Array,
+        w: Array,
+        b: Array,
+        stride: Pair,
+        pads: Pads,
+        dilation: Pair = (1, 1),
+        pool: tuple[Pair, Pair] | None = None,
+    ) -> Array:
+        """conv2d and ReLU, and an unpadded max_pool of (kernel, stride) where given, when nothing is to go back.
+
+        Then a backend may take an algorithm that leaves small residues where there should be exactly zero.
+        """
+        if pool is None:
+            return self.conv2d(x, w, b, stride, pads, dilation, activation="relu")[0]
+        return self.conv2d_relu_max_pool(x, w, b, stride, pads, *pool)[0]
 
     def conv2d_relu_max_pool_backward(
         self, dy: Array, saved: Any, need: Need = EVERYTHING
@@ -394,12 +366,6 @@ def _plus(total: Array | None, part: Array) -> Array:
         return part
     total += part
     return total
-
-
-def _groups(c: int, f: int, groups: int) -> list[tuple[slice, slice]]:
-    """The channels and the filters of each group."""
-    c, f = c // groups, f // groups
-    return [(slice(g * c, (g + 1) * c), slice(g * f, (g + 1) * f)) for g in range(groups)]
 
 
 def _tap(x: Array, ky: int, kx: int, oh: int, ow: int, stride: Pair, dilation: Pair = (1, 1)) -> Array:

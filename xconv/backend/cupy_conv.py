@@ -120,6 +120,8 @@ class CupyConv(CupyCudnn, CupyPool):
         groups: int = 1,
         normalized: bool = False,
         itemsize: int = 4,
+        pool: tuple[Pair, Pair] | None = None,
+        inference: bool = False,
     ) -> str:
         route = self._route(x_shape, w_shape, stride, pads, dilation, itemsize)
         if route is not None:

@@ -112,6 +112,13 @@ class NumbaDirect(NumbaTeam):
         self._over(n, n * w.size * places * at.taps.size / PRODUCTS, direct.forward, *arguments, most=threads)
         return y.reshape(n, f, *at.out), DirectSaved(x, w, chosen, at, back)
 
+    def _direct_saved(
+        self, x: Array, w: Array, chosen: Array, stride: Pair, pads: Pads, pool: tuple[Pair, Pair]
+    ) -> DirectSaved:
+        """What the way back needs, where another algorithm found out `chosen`."""
+        at, _, back = _fitting(self.workspace, w.shape, x.shape[1:], stride, pads, pool, x.dtype)
+        return DirectSaved(x, w, chosen, at, back)
+
     def _direct_conv2d_backward(
         self, dy: Array, saved: DirectSaved, need: Need
     ) -> tuple[Array | None, Array | None, Array | None]:

@@ -28,6 +28,7 @@ class Context(NamedTuple):
     seed: int = 0
     step: Array = None  # uint64[1] on the device: training steps done before this one
     node: int = 0  # which node of the graph runs; with seed and step it keys random numbers
+    backward: bool = True  # whether backward may follow; without it nothing need be saved
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,14 @@ class ConvReLU(_ConvWith):
 
     keeps = "xy"
     what = {"activation": "relu"}  # noqa: RUF012
+    pooling = None
+
+    def forward(self, x: Array, ctx: Context) -> tuple[Array, Any]:
+        if ctx.backward:
+            return super().forward(x, ctx)
+        conv = self.conv
+        given = x, *conv.w_and_b(conv.filters), conv.strides, conv.pads(x.shape[1:]), conv.dilation_rate
+        return conv.backend.conv2d_relu_inference(*given), None
 
 
 class DenseReLU(Layer):
@@ -96,14 +104,14 @@ class ConvReLUMaxPool(Layer):
 
     def __init__(self, conv: Conv2D, pool: MaxPool2D) -> None:
         super().__init__(name=conv.name)
-        self.conv, self.pool = conv, pool
+        self.conv, self.pool, self.pooling = conv, pool, (pool.pool_size, pool.strides)
 
     def forward(self, x: Array, ctx: Context) -> tuple[Array, Any]:
-        conv, pool = self.conv, self.pool
-        w, b = conv.w_and_b(conv.filters)
-        return conv.backend.conv2d_relu_max_pool(
-            x, w, b, conv.strides, conv.pads(x.shape[1:]), pool.pool_size, pool.strides
-        )
+        conv = self.conv
+        given = x, *conv.w_and_b(conv.filters), conv.strides, conv.pads(x.shape[1:])
+        if ctx.backward:
+            return conv.backend.conv2d_relu_max_pool(*given, *self.pooling)
+        return conv.backend.conv2d_relu_inference(*given, pool=self.pooling), None
 
     def backward(self, dy: Array, saved: Any, need: Need) -> tuple[Array | None, dict[str, Array]]:
         dx, dw, db = self.conv.backend.conv2d_relu_max_pool_backward(dy, saved, need)

@@ -6,7 +6,7 @@ import math
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from xconv.layers.fused import convolution
+from xconv.layers.fused import ConvReLU, ConvReLUMaxPool, convolution
 from xconv.models.memory import training_step_bytes
 from xconv.plan import Plan, Run
 
@@ -78,14 +78,20 @@ def _algorithms(model: Network) -> dict[str, str]:
 
 
 def _algorithm(plan: Plan, run: Run, itemsize: int) -> str:
-    found = convolution(run.layer)
+    layer, found = run.layer, convolution(run.layer)
     if found is None:
         return ""
     (conv, what), image = found, plan.graph.shapes[run.sources[0]]
     weights, pads = conv.param_specs(image)["w"].shape, conv.pads(image)
-    return plan.backend.conv_algorithm(
-        (1, *image), weights, conv.strides, pads, conv.dilation_rate, groups=conv.groups, itemsize=itemsize, **what
-    )
+    told = what | {"groups": conv.groups, "itemsize": itemsize, "dilation": conv.dilation_rate}
+
+    def name(**more: Any) -> str:
+        return plan.backend.conv_algorithm((1, *image), weights, conv.strides, pads, **told, **more)
+
+    if not isinstance(layer, ConvReLU | ConvReLUMaxPool):
+        return name()
+    trains, predicts = (name(pool=layer.pooling, inference=inference) for inference in (False, True))
+    return trains if trains == predicts else f"{trains}, predicting {predicts}"
 
 
 def text(model: Network, batch_size: int = 32, verbose: int = 1) -> str:

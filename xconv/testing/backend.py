@@ -58,6 +58,7 @@ def _calls(dtype: str) -> list[tuple[str, tuple[Any, ...]]]:
         for activation in (None, "relu"):
             weights = draw(4, shape[1], *kernel), draw(4)
             calls.append(("conv2d", (x, *weights, stride, pads, dilation, activation)))
+        calls.append(("conv2d_relu_inference", (x, *weights, stride, pads, dilation)))
         if max(pads) < min(kernel):
             ties = np.round(2 * x)
             ties.flat[::17] = np.nan
@@ -70,6 +71,7 @@ def _calls(dtype: str) -> list[tuple[str, tuple[Any, ...]]]:
         if dilation == (1, 1) and kernel != (4, 4):
             args = x, draw(4, shape[1], *kernel), draw(4), stride, pads, (2, 2), (2, 2)
             calls.append(("conv2d_relu_max_pool", args))
+            calls.append(("conv2d_relu_inference", (*args[:5], (1, 1), args[5:])))
     for groups in (2, 4):  # of 4 channels: the last is depthwise
         grouped = draw(2, 4, 6, 5), draw(8, 4 // groups, 3, 2), draw(8), (2, 1), (1, 0, 1, 1), (1, 1)
         calls += [("conv2d", (*grouped, activation, groups)) for activation in (None, "relu")]
