@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tests.algorithms import Forced
-from xconv.backend import Need, numba_direct
+from xconv.backend import Need, numba_direct, numba_rows
 
 PAGE = mmap.PAGESIZE
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -65,7 +65,7 @@ class Numpy:
 def main(end: bool) -> None:
     """Shapes whose blocks and tiles end in the middle of a vector, shared out to up to three threads."""
     here = Numpy(end)
-    numba_direct.np = here
+    numba_direct.np = numba_rows.np = here
     rng = np.random.default_rng(0)
     for n, k, o in [(2, 257, 17), (130, 300, 33), (5, 320, 64), (1, 1, 1), (1, 64, 3), (8, 130, 33), (9, 300, 17)]:
         for dtype in ("float32", "float64"):
@@ -80,6 +80,15 @@ def main(end: bool) -> None:
         *[("winograd", n, 16, f, s, 3, 1) for n in (1, 2, 7) for f in (16, 48) for s in (1, 2, 4, 6, 17)],
         *[("direct", n, c, f, 7, 3, p) for n in (1, 5) for c in (1, 3, 17) for f in (1, 17, 40) for p in (1, 2, 3)],
         ("direct", 3, 1, 6, 28, 5, 2),
+        *[
+            ("rows", n, c, f, s, 3, p)
+            for n in (1, 4)
+            for c in (1, 3)
+            for f in (1, 17)
+            for s in (3, 14, 19)
+            for p in (1, 2)
+        ],
+        *[("rows", n, 1, f, s, 5, p) for n in (1, 4) for f in (16, 33) for s in (5, 17, 28) for p in (1, 2)],
     ]:
         for dtype in ("float32", "float64"):
             for threads in (1, 3):
@@ -95,6 +104,10 @@ def main(end: bool) -> None:
                 else:
                     y, saved = backend.conv2d_relu_max_pool(x, w, b, (1, 1), pads, (pool, pool), (pool, pool))
                     back = backend.conv2d_relu_max_pool_backward
+                if algorithm == "rows":
+                    more = () if pool == 1 else (((pool, pool), (pool, pool)),)
+                    same = backend.conv2d_relu_inference(x, w, b, (1, 1), pads, (1, 1), *more)
+                    assert same.tobytes() == y.tobytes() and backend.ran.pop() == "rows"
                 got = back(here.copy(np.ones_like(y)), saved, Need(dw=here.empty(w.shape, dtype)))
                 assert backend.ran == [algorithm]
                 for result in (y, *got):

@@ -8,14 +8,16 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from xconv.kernels.cpu.cook_toom import cook_toom
-from xconv.kernels.cpu.vectors import lanes
+from xconv.kernels.cpu.vectors import SHUT, lanes
 
 from tests import reference
 from tests.algorithms import NONE, Forced, certain, conv2d, conv2d_backward, relu_pool
 from tests.checks import close, draw
 from xconv import Sequential
 from xconv.backend import numba_rows
+from xconv.backend.numba_direct import DirectSaved
 from xconv.backend.numpy_backend import NumpyBackend
+from xconv.errors import ShapeError
 from xconv.layers import Conv2D, Dense, Flatten, MaxPool2D, ReLU
 
 ONE = (1, 1)
@@ -63,15 +65,16 @@ def perform(backend, x, w, b, pads, pool):
 
 
 def trained(backend, x, w, b, pads, pool):
-    """y as training has it, and the function that gives dx, dw, db of dy."""
+    """y as training has it, its map of maxima and the function that gives dx, dw, db of dy."""
     backend.ran.clear()
     with backend.running():
         if pool:
             y, saved = backend.conv2d_relu_max_pool(x, w, b, ONE, pads, *pool)
         else:
             y, saved = backend.conv2d(x, w, b, ONE, pads, activation="relu")
+    assert isinstance(saved, DirectSaved), "else another algorithm is tested"
     name = "conv2d_relu_max_pool_backward" if pool else "conv2d_backward"
-    return y, lambda dy: getattr(backend, name)(dy, saved)
+    return y, saved.chosen.reshape(y.shape), lambda dy: getattr(backend, name)(dy, saved)
 
 
 # ---------------------------------------------------------------------- the matrices
@@ -170,13 +173,14 @@ def test_windows_of_zeros_beside_others(channels, kernel, pool, dtype):
     zeros = conv2d(x != 0, np.ones_like(w), 0 * b, ONE, NONE) == 0
     if pool:
         zeros = ~reference.max_pool((~zeros).astype("f8"), *POOL, NONE)[0].astype(bool)
-    y, backward = trained(backend, x, w, b, NONE, pool)
+    y, chosen, backward = trained(backend, x, w, b, NONE, pool)
     assert backend.ran == ["rows"] and y.tobytes() == perform(backend, x, w, b, NONE, pool).tobytes()
     plain = np.broadcast_to(np.maximum(b, 0)[:, None, None], y.shape)
     assert 0.3 < zeros.mean() < 0.9 and np.array_equal(y[zeros], plain[zeros])
     close(backend, y, expected(x, w, b, NONE, pool), "sum")
     _, dw, db = backward(np.ascontiguousarray(zeros, dtype))
     shut = b <= 0
+    assert (chosen[zeros & shut[:, None, None]] == SHUT).all() and not chosen[zeros & ~shut[:, None, None]].any()
     assert not db[shut].any() and not dw[shut].any() and (db[~shut] > 0).all()
 
 
@@ -188,11 +192,13 @@ def test_training(case, pool, dtype):
     if x.shape[1] > numba_rows.FEW:
         x, w = x[:, :3].copy(), w[:, :3].copy()
     conv = conv2d(x, w, b, ONE, case.pads)
-    y, backward = trained(backend, x, w, b, case.pads, pool)
+    y, chosen, backward = trained(backend, x, w, b, case.pads, pool)
     assert backend.ran == ["rows"]
+    sure = certain(conv, *(pool or (ONE, ONE)))
+    assert np.array_equal(chosen[sure], trained(Forced("direct"), x, w, b, case.pads, pool)[1][sure]) and sure.any()
     theirs, dconv = relu_pool(conv, *(pool or (ONE, ONE)))
     close(backend, y, theirs, "sum")
-    dy = draw(*y.shape, dtype=dtype, seed=3) * certain(conv, *(pool or (ONE, ONE)))
+    dy = draw(*y.shape, dtype=dtype, seed=3) * sure
     for mine, other in zip(backward(dy), conv2d_backward(dconv(dy), x, w, ONE, case.pads), strict=True):
         close(backend, mine, other, "sum")
 
@@ -245,6 +251,24 @@ def test_each_image_is_as_it_is_alone(dtype):
     for i in range(len(x)):
         assert y[i].tobytes() == perform(backend, x[i : i + 1], w, b, case.pads, None).tobytes()
     assert perform(backend, x[:0], w, b, case.pads, None).shape == (0, *y.shape[1:])
+
+
+def test_channels_that_do_not_match_are_refused():
+    """Else the kernel would read on beyond its filters."""
+    for algorithm in ("rows", "direct"):
+        x, w, b = real(Case((2, 4, 8, 8), 8, 3), "float32")
+        with pytest.raises(ShapeError, match="channels of x"):
+            perform(Forced(algorithm), x, w[:, :2].copy(), b, NONE, None)
+
+
+def test_a_view_of_an_image_is_copied(dtype):
+    backend, (x, w, b) = Forced("rows"), real(Case((2, 1, 20, 20), 8, 3), dtype)
+    close(
+        backend,
+        perform(backend, x[:, :, ::2, 1::2], w, b, NONE, POOL),
+        expected(x[:, :, ::2, 1::2], w, b, NONE, POOL),
+        "sum",
+    )
 
 
 # ---------------------------------------------------------------------- when it is taken

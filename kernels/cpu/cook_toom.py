@@ -16,7 +16,7 @@ from math import prod
 from typing import Any
 
 Matrix = list[list[Fraction]]
-POINTS = [Fraction(p) for p in ("0", "1", "-1", "2", "-2", "1/2", "-1/2")]  # each behind its negative
+POINTS = [Fraction(p) for p in ("0", "1", "-1", "2", "-2", "1/2", "-1/2")]  # with its negative right behind each
 
 
 def cook_toom(m: int, r: int) -> tuple[Matrix, Matrix, Matrix]:

@@ -9,8 +9,10 @@ Two rows of outputs are done together, in registers up to the maximum. Unlike in
 before A', which therefore pays for a single channel, too, and rounding stays about as small as a plain sum's.
 
 A window of zeros with other pixels beside it would leave a residue of about 1e-7, and behind a bias of 0 open a ReLU
-that should be shut. Among few channels such windows are found, and their sums multiplied by 0; a tile of them is left
-out. Among many that costs more than it saves: then this is for predictions, which do not mind.
+that should be shut. Among few channels (the caller says) such windows are found, and their sums multiplied by 0; a tile
+of them is left out. Among many that costs more than it saves: then this is for predictions, which do not mind.
+
+What is not finite may spoil all outputs of its tile, windows of zeros too; no NaN of the definition is lost.
 
 Rows of the image are the vectors' lanes while it is transformed, the filters are while it is multiplied.
 """
@@ -264,7 +266,7 @@ def forward(x, u, b, y, chosen, keep, pool, few, band, top, left, first, last):
     out = np.empty((rows * band[0] * columns * band[1], width), x.dtype)
     where, nothing = np.empty_like(out), np.zeros(width, x.dtype)
     weights, unknown = u.reshape(-1), x.dtype.type(0)
-    for i in range(weights.size):
+    for i in range(weights.size if few else 0):
         unknown += weights[i] * x.dtype.type(0)  # NaN beside a weight that is not finite, where nothing is left out
     for image in range(first, last):
         for p0 in range(0, high, band[0]):

@@ -306,9 +306,10 @@ class Backend(Precision, GroupedConv, Elementwise, BatchNormAndDropout, Gather, 
 
         Then a backend may take an algorithm that leaves small residues where there should be exactly zero.
         """
-        if pool is None:
-            return self.conv2d(x, w, b, stride, pads, dilation, activation="relu")[0]
-        return self.conv2d_relu_max_pool(x, w, b, stride, pads, *pool)[0]
+        if pool is not None and dilation == (1, 1):
+            return self.conv2d_relu_max_pool(x, w, b, stride, pads, *pool)[0]
+        y = self.conv2d(x, w, b, stride, pads, dilation, activation="relu")[0]
+        return y if pool is None else self.max_pool(y, *pool, (0, 0, 0, 0))[0]
 
     def conv2d_relu_max_pool_backward(
         self, dy: Array, saved: Any, need: Need = EVERYTHING

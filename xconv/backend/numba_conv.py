@@ -1,9 +1,9 @@
 """Convolution on the Numba backend: which algorithm does which shape, and nothing else.
 
 `direct` (numba_direct.py) for convolution + ReLU (+ max-pooling); `rows` (numba_rows.py) for the same by 3x3 or 5x5 of
-images that come in, and in predictions; `winograd` (numba_winograd.py) for 3x3 where batch normalisation follows;
-`columns` (numba_columns.py) for every other one. The rule looks at shapes alone, never at a clock: the same network
-gives the same bits every time.
+few channels, as where images come in, and of any in predictions; `winograd` (numba_winograd.py) for 3x3 where batch
+normalisation follows; `columns` (numba_columns.py) for every other one. The rule looks at shapes alone, never at a
+clock: the same network gives the same bits every time.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class NumbaConv(NumbaColumns, NumbaDirect, NumbaRows, NumbaWinograd):
                 return numba_winograd.suits(w_shape, stride, dilation, groups) and self._winograd_fits(w_shape, out)
             return name == "columns"
 
+        # "rows" is a way forward for "direct", which has the way back.
         by_rule = "direct", "winograd" if normalized else "columns", "columns"
         name = next(name for name in (self.algorithm, *by_rule) if can(name))
         if name == "direct":
@@ -91,7 +92,7 @@ class NumbaConv(NumbaColumns, NumbaDirect, NumbaRows, NumbaWinograd):
         return self._columns_conv2d_backward(dy, saved, need)
 
     def fuses_conv_pool(self, w_shape: tuple[int, ...], conv_stride: Pair, pool_kernel: Pair) -> bool:
-        return self.algorithm in (None, "direct") and numba_direct.suits(conv_stride, (1, 1), 1, pool_kernel)
+        return self.algorithm in (None, "direct", "rows") and numba_direct.suits(conv_stride, (1, 1), 1, pool_kernel)
 
     def conv2d_relu_max_pool(
         self, x: Array, w: Array, b: Array, stride: Pair, pads: Pads, pool_kernel: Pair, pool_stride: Pair
@@ -145,8 +146,8 @@ class NumbaConv(NumbaColumns, NumbaDirect, NumbaRows, NumbaWinograd):
     ) -> Geometry | None:
         """How a convolution + ReLU is cut that goes along rows; None where it does not.
 
-        In training only images do: in deeper layers two windows that see the same, as in a plain background, would not
-        be exactly as large, and the way back would not go through the first.
+        In training only where channels are few, as where images come in. Two windows that see the same, as in a plain
+        background, may differ by rounding, and dx then goes through another than the first: there nobody asks for it.
         """
         if self.algorithm not in (None, "rows") or not (inference or w_shape[1] <= numba_rows.FEW):
             return None

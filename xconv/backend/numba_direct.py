@@ -16,7 +16,7 @@ from xconv.backend.numba_team import PRODUCTS, NumbaTeam
 from xconv.kernels.cpu import direct
 from xconv.kernels.cpu.sparse import MOST
 from xconv.kernels.cpu.vectors import SHUT, WIDE, lanes
-from xconv.shapes import Pads, Pair, window_output
+from xconv.shapes import Pads, Pair, same_shape, window_output
 
 BLOCK = 1 << 18  # bytes of input in a block at most: with the filters they stay in a core's second-level cache
 WINDOWS = 128  # in a block at least, where images are small: so many share one reading of the filters
@@ -175,6 +175,7 @@ def _fitting(
 
     All that a shape decides, since a single image is done sooner than several such questions are answered.
     """
+    same_shape(image[:1], w_shape[1:2], "conv2d: channels of x")
     ways = zip(*_arrays(w_shape, image, stride, pads, pool, dtype), strict=True)
     forward, backward = (max(1, (workspace - shared) // sum(own)) for shared, own in ways)
     return geometry(image, (w_shape[2], w_shape[3]), stride, pads, pool, dtype), forward, backward

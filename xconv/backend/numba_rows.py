@@ -16,12 +16,12 @@ from xconv.backend.numba_team import PRODUCTS, NumbaTeam
 from xconv.kernels.cpu import winograd_rows
 from xconv.kernels.cpu.vectors import BYTES, lanes
 from xconv.kernels.cpu.winograd_rows import VECTORS, M
-from xconv.shapes import Pads, Pair, window_output
+from xconv.shapes import Pads, Pair, same_shape, window_output
 
 TILES = 1 << 18  # bytes of tiles, going in and coming out: with a block of filters they stay in a second-level cache
 FILTERS = 1 << 19  # bytes of such a block at most, for the same reason
 SAVING = 0.8  # of the direct algorithm's products there may be as many at most; transforms take the rest
-FEW = 4  # channels at most, among which it pays to look for zeros
+FEW = 4  # channels at most, among which it pays to look for windows of zeros
 POOL: tuple[Pair, Pair] = (2, 2), (2, 2)
 
 
@@ -42,7 +42,7 @@ class NumbaRows(NumbaTeam):
         self, x: Array, w: Array, b: Array, pads: Pads, pool: tuple[Pair, Pair] | None, at: Geometry, keep: bool
     ) -> tuple[Array, Array]:
         """y, and the map of maxima that `direct` keeps for the way back, empty unless to `keep`."""
-        n, f = len(x), len(w)
+        n, f, x = len(x), len(w), self.contiguous(x)
         y = self.empty((n, f, *at.out), x.dtype)
         chosen = self.empty((n if keep else 0, f, at.out[0] * at.out[1]), np.uint8)
         u, bias = np.empty(at.filters, x.dtype), np.empty(at.filters[0] * at.filters[-1], x.dtype)
@@ -80,6 +80,7 @@ def fitting(
     to be faster: its tiles take 32 registers.
     """
     (_, _, *kernel), at = w_shape, None
+    same_shape(image[:1], w_shape[1:2], "conv2d: channels of x")
     if stride == dilation == (1, 1) and kernel[0] == kernel[1] and kernel[0] in VECTORS and pool in (None, POOL):
         at = geometry(image, w_shape, pads, pool, np.dtype("float32"))
         direct = math.prod(at.out) * (4 if pool else 1) * math.prod(w_shape)
@@ -105,11 +106,12 @@ def geometry(
     itemsize, lane = np.dtype(dtype).itemsize, lanes(dtype)
     n, width = size + M - 1, lane * (VECTORS[size] if f > lane else 1)
     each = (c * n + rows * columns * width) * lane * itemsize  # of a vector of image rows, in one tile across
-    deep = -(-(2 * high + size - 1) // lane)
+    deep = -(-(2 * high + size - 1) // lane)  # vectors down an image: at least what one tile sees
     deep = max(min(deep, TILES // (each * wide)), -(-(size + 1) // lane))
     band = min(high, (deep * lane - size + 1) // 2), max(1, min(wide, TILES // (each * deep)))
     v = band[1] * c * n * deep * lane
-    block, lines = (c + 1) * (M * band[1] + size - 1) * deep * lane, 2 * rows * band[0] * columns * band[1] * width
+    blocks = (c + 3) * (M * band[1] + size - 1) * deep * lane  # of the image, what is live and two to find it
+    lines = 2 * rows * band[0] * columns * band[1] * width  # of outputs, and which of their windows they are
     filters = -(-f // width), c, n, size, width
     products = high * wide * 2 * n * size * c * f
-    return Geometry(out, band, filters, (v + block + lines) * itemsize, products)
+    return Geometry(out, band, filters, (v + blocks + lines + 2 * lane + width) * itemsize, products)

@@ -58,7 +58,8 @@ def _calls(dtype: str) -> list[tuple[str, tuple[Any, ...]]]:
         for activation in (None, "relu"):
             weights = draw(4, shape[1], *kernel), draw(4)
             calls.append(("conv2d", (x, *weights, stride, pads, dilation, activation)))
-        calls.append(("conv2d_relu_inference", (x, *weights, stride, pads, dilation)))
+        for pool in (None, ((1, 1), (1, 2))):
+            calls.append(("conv2d_relu_inference", (x, *weights, stride, pads, dilation, pool)))
         if max(pads) < min(kernel):
             ties = np.round(2 * x)
             ties.flat[::17] = np.nan
