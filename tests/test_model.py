@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from tests import reference
-from tests.checks import draw
+from tests.checks import close, draw
 from xconv import Conv2D, Dense, Flatten, ReLU, Sequential, SimpleConvNet, data, optimizers, zoo
 from xconv.callbacks import Callback
 from xconv.errors import ConfigError, DataError, DeadNetworkWarning, FileError, NonFiniteError, ShapeError
+from xconv.layers import Lambda
 from xconv.losses import SoftmaxCrossEntropy
 from xconv.parameters import Parameters
 
@@ -167,6 +168,26 @@ def test_zoo_names_what_it_has():
         zoo.entry("nope")
     with pytest.raises(ConfigError, match=r"default, book. Received: 'nope'"):
         zoo.recipe("simple-convnet", "nope")
+
+
+def test_large_batches_are_predicted_in_parts(backend):
+    """Where caches are the limit; what comes is the same, examples are not lost, and bars count whole batches."""
+    seen = []
+
+    def look(x):
+        seen.append(len(x))
+        return x
+
+    model = Sequential([Lambda(look, output_shape=(3,)), Dense(2)], input_shape=(3,), backend=backend)
+    most = model.backend.together
+    x = draw(2 * (most or 300) + 5, 3, dtype="float32")
+    expected = x.astype("f8") @ model.params.to_numpy()["dense1.w"]
+    parts = [most, most, 5] if most else [len(x)]
+    for given in (x, x.astype("f8"), [x]):
+        seen.clear()
+        close(backend, backend.asarray(model.predict(given, len(x))), expected, "sum")
+        assert seen == parts
+    assert most is None or most >= 250, "whoever says nothing has whole batches"
 
 
 def test_one_batch_is_predicted_as_many_are(backend):

@@ -53,6 +53,8 @@ class Backend(Precision, GroupedConv, Elementwise, BatchNormAndDropout, Gather, 
     Where an operation needs more scratch memory than `workspace` for a whole batch, it goes through it in parts.
     """
 
+    together: int | None = None  # examples that a prediction takes at a time at most, where more are no faster
+
     # ------------------------------------------------------------------ columns
 
     def im2col(self, x: Array, kernel: Pair, stride: Pair, pads: Pads, dilation: Pair = (1, 1)) -> Array:

@@ -14,6 +14,7 @@ from xconv.backend.numpy_backend import NumpyBackend
 from xconv.backend.threads import OneBlasThread, Team, default_threads
 
 LINE = 64  # bytes of a cache line
+EXAMPLES = 128  # of a prediction for each thread: what one layer leaves is then in a cache for the next
 PRODUCTS = 128  # multiplications by a convolution's kernels that take as long as one entry of `Team.ranges`
 
 
@@ -41,6 +42,10 @@ class NumbaTeam(NumpyBackend):
         super().__init__()
         self.team = Team(default_threads())
         self._one_blas_thread = OneBlasThread()
+
+    @property
+    def together(self) -> int:  # type: ignore[override]
+        return EXAMPLES * max(2, self.team.threads)
 
     def running(self) -> AbstractContextManager[Any]:
         """BLAS with one thread, because ours run side by side, and none of NumPy's warnings."""

@@ -132,7 +132,7 @@ class Inference(Network):
 
         To be closed by who leaves before its end: what is read late, a thread reads ahead.
         """
-        entry, most = Entry(self.backend), WHOLE
+        entry, most, told = Entry(self.backend), self.backend.together or WHOLE, False
         parts = data.parts(batch_size)
         with Ahead(parts) if data.lazy else nullcontext(parts) as ready:
             if verbose == 1:
@@ -145,7 +145,8 @@ class Inference(Network):
                     some = part if whole == part.size else part.some(at, min(at + whole, part.size))
                     ys = self._outputs(some.xs, plan, entry)
                     if ys is None:
-                        most = whole = smaller(self, some.size, told=most < WHOLE)
+                        most = whole = smaller(self, some.size, told)
+                        told = True
                         continue
                     yield some, ys
                     at += some.size
@@ -197,6 +198,8 @@ class Inference(Network):
         if graph is None or len(graph.inputs) + len(graph.outputs) > 2 or x.dtype != self.dtype:
             return None
         if x.shape[1:] != self._given_shape(graph.inputs[0]) or not x.shape or not 0 < len(x) <= most:
+            return None
+        if self.backend.together and len(x) > self.backend.together:
             return None
         checks.finite(x, "predict: x")
         ys = self._outputs([x], self._plan(), Entry(self.backend))
