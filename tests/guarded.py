@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tests.algorithms import Forced
-from xconv.backend import Need, numba_direct, numba_rows
+from xconv.backend import Need, numba_direct, numba_rows, numba_winograd
 
 PAGE = mmap.PAGESIZE
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -66,6 +66,7 @@ def main(end: bool) -> None:
     """Shapes whose blocks and tiles end in the middle of a vector, shared out to up to three threads."""
     here = Numpy(end)
     numba_direct.np = numba_rows.np = here
+    whole = numba_winograd.FILTERS, numba_winograd.OWN
     rng = np.random.default_rng(0)
     for n, k, o in [(2, 257, 17), (130, 300, 33), (5, 320, 64), (1, 1, 1), (1, 64, 3), (8, 130, 33), (9, 300, 17)]:
         for dtype in ("float32", "float64"):
@@ -78,6 +79,7 @@ def main(end: bool) -> None:
             assert all(np.isfinite(result).all() for result in results)
     for algorithm, images, channels, filters, side, kernel, pool in [
         *[("winograd", n, 16, f, s, 3, 1) for n in (1, 2, 7) for f in (16, 48) for s in (1, 2, 4, 6, 17)],
+        *[("blocks", n, c, f, s, 3, 1) for n in (1, 5) for c in (16, 48) for f in (16, 48) for s in (2, 6, 9)],
         *[("direct", n, c, f, 7, 3, p) for n in (1, 5) for c in (1, 3, 17) for f in (1, 17, 40) for p in (1, 2, 3)],
         ("direct", 3, 1, 6, 28, 5, 2),
         *[
@@ -93,8 +95,13 @@ def main(end: bool) -> None:
         for dtype in ("float32", "float64"):
             for threads in (1, 3):
                 print(algorithm, images, channels, filters, side, kernel, pool, dtype, threads, flush=True)
-                backend = Forced(algorithm, threads)
+                blocks = (
+                    algorithm == "blocks"
+                )  # Winograd's filters, transformed a few at a time, and each array by itself
+                numba_winograd.FILTERS, numba_winograd.OWN = (0, 0) if blocks else whole
+                backend = Forced("winograd" if blocks else algorithm, threads)
                 backend.empty = here.empty  # type: ignore[method-assign]
+                backend._carved = lambda shapes, dtype: [here.empty(shape, dtype) for shape in shapes]  # type: ignore
                 shapes = (images, channels, side, side), (filters, channels, kernel, kernel), (filters,)
                 x, w, b = (here.copy(rng.standard_normal(shape).astype(dtype)) for shape in shapes)
                 pads = (kernel // 2,) * 4
@@ -109,7 +116,7 @@ def main(end: bool) -> None:
                     same = backend.conv2d_relu_inference(x, w, b, (1, 1), pads, (1, 1), *more)
                     assert same.tobytes() == y.tobytes() and backend.ran.pop() == "rows"
                 got = back(here.copy(np.ones_like(y)), saved, Need(dw=here.empty(w.shape, dtype)))
-                assert backend.ran == [algorithm]
+                assert backend.ran == [backend.algorithm]
                 for result in (y, *got):
                     assert np.isfinite(result).all()
                 _kept.clear()  # those that are still in use live on

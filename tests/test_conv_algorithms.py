@@ -54,6 +54,7 @@ TILES = {  # of Winograd: F(2x2) where an output is at most 2 high or wide
     "pixels": Case((4, 16, 1, 1), 16, (3, 3), pads=(2, 2, 2, 2)),
     "whole tiles": Case((2, 16, 8, 8), 80, (3, 3), pads=(1, 1, 1, 1)),
     "large": Case((1, 16, 18, 23), 16, (3, 3), pads=(0, 2, 1, 0)),
+    "deep": Case((3, 128, 3, 5), 128, (3, 3), pads=(1, 1, 1, 1)),
 }
 
 
@@ -216,15 +217,18 @@ def test_winograd_2x2_is_exact_on_whole_numbers(dtype, case):
 @pytest.mark.parametrize("tiles", [1, 3, 32])
 @pytest.mark.parametrize(("part", "threads"), [(1, 1), (1, 3), (60_000, 2), (150_000, 3)])
 @pytest.mark.parametrize("own", [0, 1 << 19, winograd.OWN])
-@named({name: TILES[name] for name in ("2 high", "odd", "a tile an image", "high", "pixels")})
+@named({name: TILES[name] for name in ("2 high", "odd", "a tile an image", "high", "pixels", "unsymmetric pads")})
 def test_parts_of_winograd(case, part, threads, own, tiles, monkeypatch, dtype):
-    """However many tiles are done together, images are transformed at once and threads share them or have their own."""
+    """However many tiles are done together, images are transformed at once and filters, whole or in blocks."""
     monkeypatch.setattr(winograd, "PART", part)
     monkeypatch.setattr(winograd, "OWN", own)
+    monkeypatch.setattr(winograd, "FILTERS", own)
+    monkeypatch.setattr(winograd, "GROUPS", tiles)
     monkeypatch.setattr(winograd, "TILES", tiles)
     backend, arrays = Forced("winograd", threads), real(case, dtype)
     y, saved = backend.conv2d(*arrays, case.stride, case.pads)
-    assert backend._images_together(case.x, saved.w.shape, y.shape[2:], y.itemsize)[1] == (own > 0)
+    layer = winograd._layer(case.x, saved.w.shape, y.shape[2:], y.itemsize)
+    assert backend._apart(layer) == backend._whole(layer) == (own > 0)
     close(backend, y, conv2d(*arrays, case.stride, case.pads), kind("winograd", case))
     dy = draw(*y.shape, dtype=dtype, seed=3)
     got = backend.conv2d_backward(dy, saved)

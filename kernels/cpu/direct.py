@@ -23,40 +23,44 @@ def to_block(x, block, first, count, y0, x0):
     _, hb, wb, deep = block.shape
     lanes = BYTES // x.itemsize
     lo, hi = max(0, -x0), min(wb, w - x0)
+    above, below = max(0, -y0), min(hb, h - y0)
     for k in range(count):
         for i in range(hb):
-            if not 0 <= y0 + i < h:
+            if above <= i < below:
+                block[k, i, :lo] = 0
+                block[k, i, hi:] = 0
+            else:
                 block[k, i] = 0
-                continue
-            block[k, i, :lo] = 0
-            block[k, i, hi:] = 0
-            line, target = (((first + k) * c) * h + y0 + i) * w + x0, (k * hb + i) * wb * deep
-            if c == 1:
+        if c == 1:
+            for i in range(above, below):
                 source = x[first + k, 0, y0 + i, x0 + lo :]
                 for j in range(hi - lo):
                     block[k, i, lo + j, 0] = source[j]
-                continue
-            for ch in range(0, c, lanes):
+            continue
+        line, target = ((first + k) * c * h + y0) * w + x0, k * hb * wb * deep
+        for ch in range(0, c, lanes):  # outermost, since a channel's rows lie side by side in x
+            for i in range(above, below):
                 for j in range(lo, hi, lanes):
                     rows, columns = min(lanes, c - ch), min(lanes, hi - j)
-                    source, to = line + ch * h * w + j, target + j * deep + ch
+                    source, to = line + (ch * h + i) * w + j, target + (i * wb + j) * deep + ch
                     transpose(x, source, h * w, block, to, deep, rows, columns, False)
 
 
 @jit
-def from_block(block, dx, first, count, y0, x0):
-    """The transpose of to_block: dx[first + k, c, y0 + i, x0 + j] += block[k, i, j, c]."""
+def from_block(block, dx, first, count, c0, y0, x0):
+    """to_block's transpose, channels from c0 on: dx[first + k, c0 + c, y0 + i, x0 + j] += block[k, i, j, c]."""
     _, c, h, w = dx.shape
     _, hb, wb, deep = block.shape
     lanes = BYTES // dx.itemsize
     lo, hi = max(0, -x0), min(wb, w - x0)
+    some = min(c - c0, deep)
     for k in range(count):
-        for i in range(max(0, -y0), min(hb, h - y0)):
-            line, source = (((first + k) * c) * h + y0 + i) * w + x0, (k * hb + i) * wb * deep
-            for ch in range(0, c, lanes):
+        line, source = (((first + k) * c + c0) * h + y0) * w + x0, k * hb * wb * deep
+        for ch in range(0, some, lanes):
+            for i in range(max(0, -y0), min(hb, h - y0)):
                 for j in range(lo, hi, lanes):
-                    rows, columns = min(lanes, hi - j), min(lanes, c - ch)
-                    at, to = source + j * deep + ch, line + ch * h * w + j
+                    rows, columns = min(lanes, hi - j), min(lanes, some - ch)
+                    at, to = source + (i * wb + j) * deep + ch, line + (ch * h + i) * w + j
                     transpose(block, at, deep, dx, to, h * w, rows, columns, True)
 
 
@@ -182,7 +186,7 @@ def backward(
                 elif need_x:
                     _spread_exactly(flow, where, values, m, chunks, w[f], length)
             if need_x:
-                from_block(spread, dx, start, count, row * step - top, -left)
+                from_block(spread, dx, start, count, 0, row * step - top, -left)
 
 
 @jit

@@ -7,8 +7,10 @@ back is the transpose of the same three linear maps:
 
     dw = G' [sum over tiles of (B' x B) (*) (A dY A')] G        dX = B [sum over f of (G w G') (*) (A dY A')] B'
 
-Tiles lie channels-last in scratch arrays, so that each transform works on vectors of channels. Arrays of `width`
-neighbours (one vector or WIDE of them) are cut into blocks of that many channels: [frequencies, blocks, rows, width].
+Tiles lie channels-last in scratch arrays, so that each transform works on vectors of channels. What is multiplied as
+vectors is cut into blocks of `width` channels (one vector or WIDE of them): [frequencies, blocks, rows, width]. Behind
+each frequency stand PAD entries more, since a transform that touches n n places a power of two apart would find few
+places for them in a cache: array[n*n, blocks*rows*width + PAD].
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from xconv.kernels.cpu.cook_toom import Matrix, cook_toom, multiply, transposed
 from xconv.kernels.cpu.direct import from_block, to_block
 from xconv.kernels.cpu.jit import jit
 from xconv.kernels.cpu.vectors import BYTES, INT, ROWS, Emit, tile, transpose
+
+PAD = 32  # entries
 
 
 def _transform_of(matrix: Matrix) -> Any:
@@ -94,25 +98,24 @@ def _steps(count, step):
 
 
 @jit
-def pack_filters(w, u, m, first, last, turned):
-    """w[F,C,3,3] -> u[n*n, FB, C, width] = G w G' for channels first..last; `turned`: u[n*n, CB, F, width], filters.
+def pack_filters(w, u, blocks, width, k0, m, turned, first, last):
+    """w[F,C,3,3] -> u[n*n, (blocks, C, width)] = G w G' of the filters from k0 on, for channels first..last.
 
-    Those of the last block that do not exist are zeros.
+    `turned`: u[n*n, (blocks, F, width)] of the channels from k0 on, for filters first..last. What does not exist is 0.
     """
     f, c = w.shape[:2]
-    _, blocks, rows, width = u.shape
-    n = m + 2
+    n, rows, step = m + 2, f if turned else c, u.shape[1]
     lanes, across = BYTES // w.itemsize, blocks * width
+    some = min(across, (c if turned else f) - k0)
     line = np.zeros(9 * across, w.dtype)  # [3, 3, blocks * width]
     for r in range(first, last):
-        for v in range(0, c if turned else f, lanes):
-            many = min(lanes, (c if turned else f) - v)
-            start, stride = ((r * c + v) * 9, 9) if turned else ((v * c + r) * 9, c * 9)
+        for v in range(0, some, lanes):
+            start, stride = ((r * c + k0 + v) * 9, 9) if turned else (((k0 + v) * c + r) * 9, c * 9)
             for e in range(0, 9, lanes):
-                transpose(w, start + e, stride, line, v + e * across, across, many, min(lanes, 9 - e), False)
+                many, columns = min(lanes, some - v), min(lanes, 9 - e)
+                transpose(w, start + e, stride, line, v + e * across, across, many, columns, False)
         for block in range(blocks):
             at = (block * rows + r) * width
-            step = blocks * rows * width
             if m == 4:
                 _filters4(line, block * width, 3 * across, across, u, at, n * step, step, width // lanes, False)
             else:
@@ -120,49 +123,57 @@ def pack_filters(w, u, m, first, last, turned):
 
 
 @jit
-def _pack_input(x, scratch, v, image, row, column_tiles, t, m, top, left):
-    """One row of tiles: x[N,C,H,W] -> v[n*n, rows, C] from row t on, B' x B of each."""
-    n, c = m + 2, x.shape[1]
+def _pack_input(x, scratch, v, blocks, width, deep, image, row, column_tiles, t, m, top, left):
+    """One row of tiles: x[N,C,H,W] -> v[n*n, (blocks, rows, deep)] from row t on: B' x B, `width` channels a block."""
+    n, c, step = m + 2, scratch.shape[3], v.shape[1]
     to_block(x, scratch, image, 1, row * m - top, -left)
-    down, step = scratch.shape[2] * c, v.shape[1] * c
-    vectors = c * x.itemsize // BYTES
+    down, vectors = scratch.shape[2] * c, width * x.itemsize // BYTES
     for i in range(column_tiles):
-        if m == 4:
-            _input4(scratch, i * m * c, down, c, v, (t + i) * c, n * step, step, vectors, False)
-        else:
-            _input2(scratch, i * m * c, down, c, v, (t + i) * c, n * step, step, vectors, False)
+        for block in range(blocks):
+            at, to = i * m * c + block * width, block * (step - PAD) // blocks + (t + i) * deep
+            if m == 4:
+                _input4(scratch, at, down, c, v, to, n * step, step, vectors, False)
+            else:
+                _input2(scratch, at, down, c, v, to, n * step, step, vectors, False)
 
 
 @jit
-def forward(x, u, b, y, m, block_rows, top, left, first, last):
-    """x[N,C,H,W], u as pack_filters gives it, b[FB*width] -> y[N,F,OH,OW], for images first..last.
+def forward(x, v, deep, u, b, y, filters, place, pack, multiply, start, first, last):
+    """x[N,C,H,W] -> v[n*n, (T, deep)] = B' x B, and from v, u and b[F] y[N,F,OH,OW], for images first..last.
 
-    `block_rows` rows of tiles are done together; C is a multiple of a vector's entries.
+    `filters` is (f0, blocks, width): u has so many blocks of them, from f0 on. `place` is (m, rows of tiles done
+    together, top and left padding). `start` is the image whose first tile is row 0 of v; where all is done at once, v
+    is not used: then what is under way stays in a cache. C is a multiple of a vector's entries.
     """
+    f0, blocks, width = filters
+    m, block_rows, top, left = place
     c = x.shape[1]
     _, f, oh, ow = y.shape
-    _, blocks, _, width = u.shape
     n, lanes = m + 2, BYTES // x.itemsize
     high, wide = -(-oh // m), -(-ow // m)
     tiles = -(-block_rows * wide // ROWS) * ROWS
+    across, some = blocks * width, min(f - f0, blocks * width)
+    if pack and multiply:
+        v = np.zeros((n * n, tiles * deep + PAD), x.dtype)
     scratch = np.empty((1, n, wide * m + 2, c), x.dtype)
-    v = np.zeros((n * n, tiles, c), x.dtype)
-    product = np.empty((n * n, blocks, tiles, width), x.dtype)
-    out = np.empty((m, wide * m, blocks * width), x.dtype)
-    rows, ks = _steps(ROWS, c), _steps(c, 1)
-    step, across = blocks * tiles * width, blocks * width
-    for start in range(first * high, last * high, block_rows):
-        count = min(block_rows, last * high - start)
-        for r in range(count):
-            _pack_input(x, scratch, v, (start + r) // high, (start + r) % high, wide, r * wide, m, top, left)
+    product = np.empty((n * n, across * tiles + PAD), x.dtype)
+    out = np.empty((m, wide * m, across), x.dtype)
+    rows, ks, step = _steps(ROWS, deep), _steps(c, 1), across * tiles + PAD
+    for r0 in range(first * high, last * high, block_rows):
+        count = min(block_rows, last * high - r0)
+        t0 = 0 if pack and multiply else (r0 - start * high) * wide
+        for r in range(count if pack else 0):
+            image, row = (r0 + r) // high, (r0 + r) % high
+            _pack_input(x, scratch, v, 1, c, deep, image, row, wide, t0 + r * wide, m, top, left)
+        if not multiply:
+            continue
         for k in range(n * n):
             for block in range(blocks):
-                panel = k * blocks + block
                 for t in range(0, count * wide, ROWS):
-                    at = (panel * tiles + t) * width
-                    tile(product, at, v, (k * tiles + t) * c, rows, 0, ks, u, panel * c * width, width)
+                    at, source = k * step + (block * tiles + t) * width, k * v.shape[1] + (t0 + t) * deep
+                    tile(product, at, v, source, rows, 0, ks, u, k * u.shape[1] + block * c * width, width)
         for r in range(count):
-            image, row = (start + r) // high, (start + r) % high
+            image, row = (r0 + r) // high, (r0 + r) % high
             for i in range(wide):
                 for block in range(blocks):
                     at, to = (block * tiles + r * wide + i) * width, i * m * across + block * width
@@ -173,118 +184,128 @@ def forward(x, u, b, y, m, block_rows, top, left, first, last):
             for i in range(min(m, oh - row * m)):
                 for j in range(ow):
                     for k in range(across):
-                        out[i, j, k] += b[k]
-                for j in range(0, ow, lanes):
-                    for k in range(0, f, lanes):
-                        target = ((image * f + k) * oh + row * m + i) * ow + j
-                        many, some = min(lanes, ow - j), min(lanes, f - k)
-                        transpose(out, (i * wide * m + j) * across + k, across, y, target, oh * ow, many, some, False)
+                        out[i, j, k] += b[f0 + k]
+            for k in range(0, some, lanes):  # outermost, since a filter's rows lie side by side in y
+                for i in range(min(m, oh - row * m)):
+                    for j in range(0, ow, lanes):
+                        target = ((image * f + f0 + k) * oh + row * m + i) * ow + j
+                        many, columns = min(lanes, ow - j), min(lanes, some - k)
+                        transpose(
+                            out, (i * wide * m + j) * across + k, across, y, target, oh * ow, many, columns, False
+                        )
 
 
 @jit
-def backward_tiles(x, dy, ut, v, d, dx, m, block_rows, top, left, start, first, last, need_x, need_params):
-    """For images first..last: d[n*n, FB, T, width] = A dY A', v[n*n, T, C] = B' x B and dx[N,C,H,W] from d and ut.
+def backward_tiles(x, dy, ut, v, d, deep, dx, channels, place, pack, need_x, need_params, start, first, last):
+    """d[n*n, (T, deep)] = A dY A', v[n*n, (CB, T, width)] = B' x B, and dx[N,C,H,W] from d and ut; images first..last.
 
-    `start` is the image whose first tile is row 0 of d and v, which hold a part of the batch; ut is what pack_filters
-    gives `turned`.
+    `channels` is (c0, blocks, width) of ut, which is what pack_filters gives `turned`; dx is set for these alone. The
+    others as in `forward`; F is a multiple of a vector's entries.
     """
+    c0, blocks, width = channels
+    m, block_rows, top, left = place
     c = x.shape[1]
     _, f, oh, ow = dy.shape
-    _, f_blocks, total, width = d.shape
-    c_blocks, c_width = ut.shape[1], ut.shape[3]
     n, lanes = m + 2, BYTES // x.itemsize
     high, wide = -(-oh // m), -(-ow // m)
     tiles = -(-block_rows * wide // ROWS) * ROWS
-    fp, cp = f_blocks * width, c_blocks * c_width
-    seen = np.empty((1, n, wide * m + 2, c), x.dtype)
-    flow = np.zeros((1, m, wide * m, fp), x.dtype)
-    spread = np.empty((1, n, wide * m + 2, cp), x.dtype)
-    product = np.empty((n * n, c_blocks, tiles, c_width), x.dtype)
-    rows, ks = _steps(ROWS, width), np.empty(f, np.int64)
-    for k in range(f):
-        ks[k] = k // width * total * width + k % width
-    step, back = f_blocks * total * width, c_blocks * tiles * c_width
-    if need_x:
-        dx[first:last] = 0
+    all_blocks, across, down = -(-c // width), blocks * width, wide * m + 2
+    step, back = d.shape[1], across * tiles + PAD
+    seen = np.zeros((1, n, down, all_blocks * width), x.dtype)
+    flow = np.zeros((1, m, wide * m, f), x.dtype)
+    spread = np.empty((1, n, down, across), x.dtype)
+    product = np.empty((n * n, back), x.dtype)
+    rows, ks = _steps(ROWS, deep), _steps(f, 1)
     for r0 in range(first * high, last * high, block_rows):
         count = min(block_rows, last * high - r0)
         t0 = (r0 - start * high) * wide
-        for r in range(count):
+        for r in range(count if pack else 0):
             image, row = (r0 + r) // high, (r0 + r) % high
             if need_params:
-                _pack_input(x, seen, v, image, row, wide, t0 + r * wide, m, top, left)
+                _pack_input(x, seen, v, all_blocks, width, width, image, row, wide, t0 + r * wide, m, top, left)
             to_block(dy, flow, image, 1, row * m, 0)
             for i in range(wide):
-                for block in range(f_blocks):
-                    at, to = i * m * fp + block * width, (block * total + t0 + r * wide + i) * width
-                    if m == 4:
-                        _doutput4(flow, at, wide * m * fp, fp, d, to, n * step, step, width // lanes, False)
-                    else:
-                        _doutput2(flow, at, wide * m * fp, fp, d, to, n * step, step, width // lanes, False)
+                at, to = i * m * f, (t0 + r * wide + i) * deep
+                if m == 4:
+                    _doutput4(flow, at, wide * m * f, f, d, to, n * step, step, f // lanes, False)
+                else:
+                    _doutput2(flow, at, wide * m * f, f, d, to, n * step, step, f // lanes, False)
         if not need_x:
             continue
         for k in range(n * n):
-            for block in range(c_blocks):
-                panel = k * c_blocks + block
+            for block in range(blocks):
                 for t in range(0, count * wide, ROWS):
-                    at, source = (panel * tiles + t) * c_width, k * step + (t0 + t) * width
-                    tile(product, at, d, source, rows, 0, ks, ut, panel * f * c_width, c_width)
+                    at, source = k * back + (block * tiles + t) * width, k * step + (t0 + t) * deep
+                    tile(product, at, d, source, rows, 0, ks, ut, k * ut.shape[1] + block * f * width, width)
         for r in range(count):
             image, row = (r0 + r) // high, (r0 + r) % high
+            if row == 0:
+                dx[image, c0 : c0 + across] = 0
             spread[:] = 0
             for i in range(wide):
-                for block in range(c_blocks):
-                    at, to = (block * tiles + r * wide + i) * c_width, i * m * cp + block * c_width
-                    down = (wide * m + 2) * cp
+                for block in range(blocks):
+                    at, to = (block * tiles + r * wide + i) * width, i * m * across + block * width
                     if m == 4:
-                        _dinput4(product, at, n * back, back, spread, to, down, cp, c_width // lanes, True)
+                        _dinput4(product, at, n * back, back, spread, to, down * across, across, width // lanes, True)
                     else:
-                        _dinput2(product, at, n * back, back, spread, to, down, cp, c_width // lanes, True)
-            from_block(spread, dx, image, 1, row * m - top, -left)
+                        _dinput2(product, at, n * back, back, spread, to, down * across, across, width // lanes, True)
+            from_block(spread, dx, image, 1, c0, row * m - top, -left)
 
 
 @jit
-def backward_filters(v, d, count, total, m, first, last, add):
-    """total[CB, FB, n*n, ROWS, width] (+)= sum over tiles t < count of v[n*n, T, C] d[n*n, FB, T, width].
+def backward_filters(v, d, deep, width, count, total, add, block, blocks, first, last):
+    """total[FG, CB, n*n*ROWS*width] (+)= sum over tiles t < count of d[n*n, (t, F)] v[n*n, (CB, t, width)].
 
-    For blocks first..last of ROWS channels; C is a multiple of that.
+    Total has the groups first..last of ROWS filters, and of the `blocks` of channels in v as many as it has room for,
+    from `block` on.
     """
-    nn, all_tiles, c = v.shape
-    _, blocks, _, width = d.shape
-    rows, ks = _steps(ROWS, 1), _steps(count, c)
+    nn, per_block = v.shape[0], (v.shape[1] - PAD) // blocks
+    rows, ks = _steps(ROWS, 1), _steps(count, deep)
     acc = np.empty(ROWS * width, v.dtype)
     flat = total.reshape(-1)
-    for block in range(blocks):
-        for part in range(first, last):
-            for k in range(nn):
-                at = ((part * blocks + block) * nn + k) * ROWS * width
-                panel = (k * blocks + block) * all_tiles * width
+    for i in range(total.shape[1]):
+        for k in range(nn):
+            panel = k * v.shape[1] + (block + i) * per_block
+            for group in range(first, last):
+                at = ((group - first) * total.shape[1] + i) * total.shape[2] + k * ROWS * width
+                source = k * d.shape[1] + group * ROWS
                 if add:
-                    tile(acc, 0, v, k * all_tiles * c + part * ROWS, rows, 0, ks, d, panel, width)
-                    for i in range(acc.size):
-                        flat[at + i] += acc[i]
+                    tile(acc, 0, d, source, rows, 0, ks, v, panel, width)
+                    for j in range(acc.size):
+                        flat[at + j] += acc[j]
                 else:
-                    tile(total, at, v, k * all_tiles * c + part * ROWS, rows, 0, ks, d, panel, width)
+                    tile(total, at, d, source, rows, 0, ks, v, panel, width)
 
 
 @jit
-def unpack_filters(total, dw, m, first, last):
-    """total as backward_filters gives it -> dw[F,C,3,3] = G' total G, blocks of channels first..last."""
-    f, c = dw.shape[:2]
-    _, blocks, nn, _, width = total.shape
+def unpack_filters(total, width, dw, m, add, c0, group, first, last):
+    """total as backward_filters gives it -> dw[F,C,3,3] (+)= G' total G, for channels from c0 on, groups first..last.
+
+    `group` is the first in total.
+    """
+    c, flat = dw.shape[1], dw.reshape(-1)
     n, lanes = m + 2, BYTES // dw.itemsize
-    lines = np.empty((ROWS * 9, width), dw.dtype)
+    lines, turned = np.empty((9, width), dw.dtype), np.empty((ROWS, width * 9), dw.dtype)
     step = ROWS * width
-    for block in range(blocks):
-        for part in range(first, last):
+    for part in range(first, last):
+        for block in range(total.shape[1]):
             for r in range(ROWS):
-                at = (part * blocks + block) * nn * step + r * width
+                at = ((part - group) * total.shape[1] + block) * total.shape[2] + r * width
                 if m == 4:
-                    _dfilters4(total, at, n * step, step, lines, r * 9 * width, 3 * width, width, width // lanes, False)
+                    _dfilters4(total, at, n * step, step, lines, 0, 3 * width, width, width // lanes, False)
                 else:
-                    _dfilters2(total, at, n * step, step, lines, r * 9 * width, 3 * width, width, width // lanes, False)
-            for k in range(0, min(width, f - block * width), lanes):
-                some = min(lanes, f - block * width - k)
-                for e in range(0, ROWS * 9, lanes):
-                    target = ((block * width + k) * c + part * ROWS) * 9 + e
-                    transpose(lines, e * width + k, width, dw, target, c * 9, min(lanes, ROWS * 9 - e), some, False)
+                    _dfilters2(total, at, n * step, step, lines, 0, 3 * width, width, width // lanes, False)
+                for k in range(0, width, lanes):
+                    for e in range(0, 9, lanes):
+                        to, some = (r * width + k) * 9 + e, min(lanes, 9 - e)
+                        transpose(lines, e * width + k, width, turned, to, 9, some, lanes, False)
+            start = c0 + block * width
+            for r in range(ROWS):
+                at = (part * ROWS + r) * c * 9
+                target, source = flat[at + start * 9 : at + min(c, start + width) * 9], turned[r]
+                if add:
+                    for i in range(target.size):
+                        target[i] += source[i]
+                else:
+                    for i in range(target.size):
+                        target[i] = source[i]

@@ -3,11 +3,17 @@
 `xconv.kernels.cpu.winograd` has the formula and the kernels. It multiplies 2.25 (m = 2) or 4 (m = 4) times less, but
 rounds otherwise: where a window of zeros must give exactly zero it leaves residues of about 1e-7, which a ReLU may let
 through. So it is chosen only where batch normalisation follows, or on request.
+
+There are two orders of work. Where the transformed filters are small, each thread takes its images, a few tiles at a
+time, through all of them: what it transforms and multiplies stays in its cache. Where they are large, all threads first
+transform a part of the batch, and then each takes a few filters at a time, which are transformed when they are needed
+and stay in its cache, through all of its tiles: memory never sees the 38 MB that 512 filters of 512 channels become.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,14 +23,17 @@ from xconv.backend.numba_team import PRODUCTS, NumbaTeam
 from xconv.backend.saved import ConvMemory
 from xconv.kernels.cpu import winograd
 from xconv.kernels.cpu.vectors import ROWS, WIDE, lanes
+from xconv.kernels.cpu.winograd import PAD
 from xconv.shapes import Pads, Pair, window_output
 
 TILES = 32  # done together by a thread: their transforms stay in its second-level cache
 WHOLE = 16  # channels and filters are multiples of this: of a float32 vector, and of ROWS
-SCRATCH = 1 << 26  # bytes of the block that scratch arrays lie in, where they fit: 512 filters of 512 channels do
+SCRATCH = 1 << 25  # bytes of the block that scratch arrays lie in, where they fit
 ALIGN = 32  # entries between the starts of scratch arrays
-PART = 1 << 24  # bytes of transformed tiles that the way back holds at once
-OWN = 1 << 21  # of these where each thread has its own; what becomes dw takes no more than that either
+PART = 1 << 24  # bytes of transformed tiles that are held at once
+GROUPS = 16  # of ROWS filters each, whose gradients are summed at once: they stay in the cache
+OWN = 1 << 21  # of these where each thread has its own
+FILTERS = 1 << 24  # bytes of transformed filters that are made as a whole for the way forward
 
 
 class WinogradSaved(NamedTuple):
@@ -42,18 +51,39 @@ class NumbaWinograd(NumbaTeam):
     def _winograd_conv2d(
         self, x: Array, w: Array, b: Array, pads: Pads, activation: str | None
     ) -> tuple[Array, WinogradSaved]:
-        n, f, out = x.shape[0], w.shape[0], window_output(x.shape[2:], (3, 3), (1, 1), pads)
-        m = tile_size(out)
-        y = self.empty((n, f, *out), x.dtype)
-        (u,) = self._carved([_filters_shape(w, m, False)], x.dtype)
-        self._winograd_filters(w, u, m, False)
-        bias = np.zeros(u.shape[1] * u.shape[3], x.dtype)
-        bias[:f] = b
-        arguments = (x, u, bias, y, m, _rows_together(y, m), pads[0], pads[2])
-        self._over(n, y.size * w[0].size / PRODUCTS, winograd.forward, *arguments)
+        layer = _layer(x.shape, w.shape, window_output(x.shape[2:], (3, 3), (1, 1), pads), x.itemsize)
+        y = self.empty((layer.n, layer.f, *layer.out), x.dtype)
+        bias = np.zeros(layer.f_blocks * layer.f_width, x.dtype)
+        bias[: layer.f] = b
+        forward = self._forward_whole if self._whole(layer) else self._forward_in_blocks
+        forward(layer, x, w, bias, y, layer.place(pads))
         if activation == "relu":
             y = self.relu(y)
         return y, WinogradSaved(x, w, y if activation else None, pads)
+
+    def _forward_whole(self, layer: _Layer, x: Array, w: Array, b: Array, y: Array, place: Pads) -> None:
+        blocks, width = layer.f_blocks, layer.f_width
+        (u,) = self._carved([layer.u(blocks)], x.dtype)
+        self._over(layer.c, u.size, winograd.pack_filters, w, u, blocks, width, 0, layer.m, False)
+        arguments = (x, u, layer.c_deep, u, b, y, (0, blocks, width), place, True, True, 0)
+        self._over(layer.n, layer.work, winograd.forward, *arguments)
+
+    def _forward_in_blocks(self, layer: _Layer, x: Array, w: Array, b: Array, y: Array, place: Pads) -> None:
+        images, workers, width = *self._images_together(layer), layer.f_width
+        v, *own = self._carved([layer.v(images), *[layer.u(1)] * workers], x.dtype)
+
+        def transform(start: int, first: int, last: int) -> None:
+            arguments = (x, v, layer.c_deep, v, b, y, (0, 0, width), place, True, False, start)
+            winograd.forward(*arguments, start + first, start + last)
+
+        def multiply(u: Array, block: int, start: int, first: int, last: int) -> None:
+            winograd.pack_filters(w, u, 1, width, block * width, layer.m, False, 0, layer.c)
+            filters = (block * width, 1, width)
+            winograd.forward(x, v, layer.c_deep, u, b, y, filters, place, False, True, start, first, last)
+
+        for start, stop in _parts(layer.n, images):
+            self._over(stop - start, layer.work, transform, start)
+            self._blocks(layer.f_blocks, layer.work, multiply, [(u,) for u in own], start, stop)
 
     def _winograd_conv2d_backward(
         self, dy: Array, saved: WinogradSaved, need: Need
@@ -61,150 +91,277 @@ class NumbaWinograd(NumbaTeam):
         x, w, y, pads = saved
         if y is not None:
             dy = self.relu_backward(dy, y)
-        m = tile_size(dy.shape[2:])
+        layer = _layer(x.shape, w.shape, dy.shape[2:], x.itemsize)
         dx = self.empty(x.shape if need.x else (0, 0, 0, 0), x.dtype)
-        images, apart = self._images_together(x.shape, w.shape, dy.shape[2:], x.itemsize)
-        arguments = (m, _rows_together(dy, m), pads[0], pads[2])
-        total = (self._back_apart if apart else self._back_together)(x, dy, w, dx, images, arguments, need)
+        dw = self.empty(w.shape if need.params else (0, 0, 0, 0), w.dtype) if need.dw is None else need.dw
+        back = self._back_apart if self._apart(layer) else self._back_in_blocks
+        back(layer, x, dy, w, dx, dw, layer.place(pads), need)
         if not need.params:
             return dx if need.x else None, None, None
-        dw = self.empty(w.shape, w.dtype) if need.dw is None else need.dw
-        self._over(x.shape[1] // ROWS, dy.size * w[0].size / PRODUCTS, winograd.unpack_filters, total, dw, m)
         return dx if need.x else None, dw, dy.sum(axis=(0, 2, 3))
 
     def _back_apart(
-        self, x: Array, dy: Array, w: Array, dx: Array, images: int, arguments: tuple[int, ...], need: Need
-    ) -> Array:
-        """Each thread transforms and multiplies its own images, a few at a time, which stay in its cache."""
-        m, groups, per_image = arguments[0], x.shape[1] // ROWS, _tiles(dy.shape[2:])
-        ranges = self.team.ranges(len(x), dy.size * w[0].size / PRODUCTS)
-        d, v, ut, total = _back_shapes(x, dy, w, images, need)
-        ut, *carved = self._carved([ut, *(d, v, total) * len(ranges)], x.dtype)
+        self, layer: _Layer, x: Array, dy: Array, w: Array, dx: Array, dw: Array, place: Pads, need: Need
+    ) -> None:
+        """Each thread transforms and multiplies its own images, a few at a time, and sums a gradient of its own."""
+        images, groups, (blocks, width) = self._images_apart(layer), layer.f // ROWS, layer.channels
+        ranges = self.team.ranges(layer.n, layer.work)
+        ut, *carved = self._carved([layer.ut(blocks), *layer.apart(images) * len(ranges)], x.dtype)
         own = [carved[i : i + 3] for i in range(0, len(carved), 3)]
         if need.x:
-            self._winograd_filters(w, ut, m, True)
+            self._over(layer.f, ut.size, winograd.pack_filters, w, ut, blocks, width, 0, layer.m, True)
 
         def part(d: Array, v: Array, total: Array, first: int, last: int) -> None:
-            for start in range(first, last, images):
-                stop = min(last, start + images)
-                winograd.backward_tiles(x, dy, ut, v, d, dx, *arguments, start, start, stop, need.x, need.params)
+            for start, stop in _parts(last - first, images):
+                arguments = (x, dy, ut, v, d, layer.f_deep, dx, (0, blocks, width), place, True, need.x, need.params)
+                winograd.backward_tiles(*arguments, first + start, first + start, first + stop)
                 if need.params:
-                    tiles = (stop - start) * per_image
-                    winograd.backward_filters(v, d, tiles, total, m, 0, groups, start > first)
+                    tiles = (stop - start) * layer.tiles
+                    winograd.backward_filters(v, d, layer.f_deep, width, tiles, total, start > 0, 0, blocks, 0, groups)
 
         self.team.each(part, [(*mine, *some) for mine, some in zip(own, ranges, strict=True)])
-        total, *others = (mine[2] for mine in own)
-        for other in others:
-            total += other
-        return total
+        if need.params:
+            total, *others = (mine[2] for mine in own)
+            for other in others:
+                total += other
+            self._over(groups, layer.work, winograd.unpack_filters, total, width, dw, layer.m, False, 0, 0)
 
-    def _back_together(
-        self, x: Array, dy: Array, w: Array, dx: Array, images: int, arguments: tuple[int, ...], need: Need
-    ) -> Array:
-        """All threads transform a part of the batch, and then share its products out by channels: one gradient."""
-        m, groups, per_image = arguments[0], x.shape[1] // ROWS, _tiles(dy.shape[2:])
-        n, work = len(x), dy.size * w[0].size / PRODUCTS
-        d, v, ut, total = self._carved(_back_shapes(x, dy, w, images, need), x.dtype, together=2 if images == n else 0)
-        if need.x:
-            self._winograd_filters(w, ut, m, True)
-        for start in range(0, n, images):
-            count = min(images, n - start)
+    def _back_in_blocks(
+        self, layer: _Layer, x: Array, dy: Array, w: Array, dx: Array, dw: Array, place: Pads, need: Need
+    ) -> None:
+        """All threads transform a part of the batch; then its products are shared out by channels."""
+        (images, workers), (blocks, width) = self._images_together(layer), layer.channels
+        shapes: list[tuple[int, ...]] = [layer.ut(1), layer.total(GROUPS, 1)] * workers
+        d, v, *carved = self._carved([layer.d(images), layer.v_back(images), *shapes], x.dtype)
+        own = list(zip(carved[::2], carved[1::2], strict=True))
+        cut = -(-layer.f // ROWS // GROUPS)  # of the filters
 
-            def transform(first: int, last: int, start: int = start) -> None:
-                part = start, start + first, start + last
-                winograd.backward_tiles(x, dy, ut, v, d, dx, *arguments, *part, need.x, need.params)
+        def tiles(ut: Array, channels: tuple[int, int, int], wanted: tuple[bool, bool, bool], *part: int) -> None:
+            winograd.backward_tiles(x, dy, ut, v, d, layer.f_deep, dx, channels, place, *wanted, *part)
 
-            def multiply(first: int, last: int, start: int = start, count: int = count) -> None:
-                winograd.backward_filters(v, d, count * per_image, total, m, first, last, start > 0)
+        def transform(start: int, first: int, last: int) -> None:
+            tiles(own[0][0], (0, 0, width), (True, False, need.params), start, start + first, start + last)
 
-            self._over(count, work, transform)
+        def spread(ut: Array, total: Array, block: int, *part: int) -> None:
+            winograd.pack_filters(w, ut, 1, width, block * width, layer.m, True, 0, layer.f)
+            tiles(ut, (block * width, 1, width), (False, True, False), *part)
+
+        def gather(ut: Array, total: Array, item: int, start: int, first: int, last: int) -> None:
+            block, i = divmod(item, cut)
+            some = (i * GROUPS, min((i + 1) * GROUPS, layer.f // ROWS))
+            count = (last - first) * layer.tiles
+            winograd.backward_filters(v, d, layer.f_deep, width, count, total, False, block, blocks, *some)
+            winograd.unpack_filters(total, width, dw, layer.m, start > 0, block * width, some[0], *some)
+
+        for start, stop in _parts(layer.n, images):
+            self._over(stop - start, layer.work, transform, start)
+            if need.x:
+                self._blocks(blocks, layer.work, spread, own, start, stop)
             if need.params:
-                self._over(groups, work, multiply)
-        return total
+                self._blocks(blocks * cut, layer.work, gather, own, start, stop, whole=True)
+
+    def _blocks(
+        self,
+        count: int,
+        work: float,
+        function: Callable[..., Any],
+        own: list[tuple[Array, ...]],
+        start: int,
+        stop: int,
+        whole: bool = False,
+    ) -> None:
+        """function(*own of a thread, block, start, first, last) for all blocks and the images start..stop.
+
+        Where there are fewer blocks than threads, their images are cut, too, unless `whole`.
+        """
+        pieces = 1 if whole else min(-(-len(own) // count), stop - start)
+
+        def some(*arguments: Any) -> None:
+            *mine, first, last = arguments
+            for item in range(first, last):
+                block, i = divmod(item, pieces)
+                ends = (start + (stop - start) * k // pieces for k in (i, i + 1))
+                function(*mine, block, start, *ends)
+
+        ranges = self.team.ranges(count * pieces, work, len(own))
+        self.team.each(some, [(*mine, *part) for mine, part in zip(own, ranges, strict=False)])
+
+    # ------------------------------------------------------------------ memory
+
+    def _apart(self, layer: _Layer) -> bool:
+        """Whether each thread goes back through its own images: its gradient must be small, and there must be room."""
+        images = self._images_apart(layer)
+        one = layer.bytes(*layer.apart(images)) + layer.beside(layer.c)
+        filters = layer.bytes(layer.ut(layer.c_blocks))
+        near = max(filters, layer.image) <= OWN
+        return near and filters + one * self._threads(layer) <= self.workspace
+
+    def _whole(self, layer: _Layer) -> bool:
+        """Whether all filters are transformed before the first tile is: they must stay near, and there must be room."""
+        filters = layer.bytes(layer.u(layer.f_blocks))
+        return filters <= FILTERS and filters + self._threads(layer) * layer.beside(layer.c + layer.f) <= self.workspace
+
+    def _images_apart(self, layer: _Layer) -> int:
+        """How many images' tiles each thread holds at once."""
+        return max(1, min(-(-layer.n // self._threads(layer)), OWN // layer.image))
+
+    def _images_together(self, layer: _Layer) -> tuple[int, int]:
+        """How many images' tiles are held at once, and how many threads have room for filters of their own."""
+        own = layer.own
+        workers = max(1, min(self.team.threads, (self.workspace - layer.image - layer.reach) // own))
+        left = min(PART, self.workspace - layer.reach - own * workers)
+        return max(1, min(layer.n, left // layer.image)), workers
+
+    def _threads(self, layer: _Layer) -> int:
+        return max(1, min(self.team.threads, layer.n))
 
     def _winograd_scratch(
         self, x_shape: tuple[int, ...], w_shape: tuple[int, ...], out: Pair, itemsize: int
     ) -> ConvMemory:
-        """The transformed filters; on the way back also tiles of a part of the batch and the gradients' products."""
-        sizes = _sizes(w_shape, out, itemsize, self.team.threads)
-        images, apart = self._images_together(x_shape, w_shape, out, itemsize)
-        part = images * sizes.image + sizes.rows
-        if apart:
-            backward = sizes.turned + (part + sizes.total) * min(self.team.threads, x_shape[0])
-        elif images == x_shape[0]:
-            backward = part + max(sizes.turned, sizes.total)
+        """The transformed filters, or a few of them, and tiles of a part of the batch."""
+        layer = _layer(x_shape, w_shape, out, itemsize)
+        threads = self._threads(layer)
+        images, workers = self._images_together(layer)
+        if self._whole(layer):
+            forward = layer.bytes(layer.u(layer.f_blocks)) + threads * layer.beside(layer.c + layer.f)
         else:
-            backward = part + sizes.turned + sizes.total
-        return ConvMemory([], [], (sizes.filters + sizes.forward, backward + sizes.backward))
-
-    def _images_together(
-        self, x_shape: tuple[int, ...], w_shape: tuple[int, ...], out: Pair, itemsize: int
-    ) -> tuple[int, bool]:
-        """How many images' tiles the way back holds at once, and whether each thread has so many, and a dw, apart."""
-        n, threads = x_shape[0], max(1, min(self.team.threads, x_shape[0]))
-        sizes = _sizes(w_shape, out, itemsize, self.team.threads)
-        images = max(1, min(-(-n // threads), OWN // sizes.image))
-        own = (images * sizes.image + sizes.rows + sizes.total) * threads
-        if sizes.total <= OWN and sizes.turned + own + sizes.backward <= min(SCRATCH, self.workspace):
-            return images, True
-        left = min(PART, self.workspace - sizes.turned - sizes.total - sizes.rows - sizes.backward)
-        return max(1, min(n, left // sizes.image)), False
+            forward = layer.bytes(layer.v(images), *[layer.u(1)] * workers) + workers * layer.beside(layer.f_width)
+        if self._apart(layer):
+            own = layer.bytes(*layer.apart(self._images_apart(layer))) + layer.beside(layer.c)
+            backward = layer.bytes(layer.ut(layer.c_blocks)) + threads * own
+        else:
+            backward = layer.bytes(layer.d(images), layer.v_back(images)) + workers * layer.own
+        return ConvMemory([], [], (forward, backward))
 
     def _winograd_fits(self, w_shape: tuple[int, ...], out: Pair) -> bool:
         """Whether the workspace holds what there must be, one image at a time; in float64, so that no dtype differs."""
-        sizes = _sizes(w_shape, out, 8, self.team.threads)
-        backward = sizes.turned + sizes.total + sizes.image + sizes.rows + sizes.backward
-        return max(sizes.filters + sizes.forward, backward) <= self.workspace
+        layer = _layer((1, w_shape[1], *out), w_shape, out, 8)
+        return layer.reach + layer.image + layer.own <= self.workspace
 
-    def _winograd_filters(self, w: Array, u: Array, m: int, turned: bool) -> None:
-        """u = G w G' of all filters, in blocks of filters for the way forward, of channels (`turned`) for that back."""
-        self._over(u.shape[2], u.size, lambda first, last: winograd.pack_filters(w, u, m, first, last, turned))
-
-    def _carved(self, shapes: list[tuple[int, ...]], dtype: Any, together: int = 0) -> list[Array]:
-        """Arrays side by side in one block of the pool; the last `together` start at the same place.
+    def _carved(self, shapes: list[tuple[int, ...]], dtype: Any) -> list[Array]:
+        """Arrays side by side in one block of the pool.
 
         The block is of one size wherever it can be, so that all layers take the same: what is not touched of it costs
         nothing.
         """
         sizes = [-(-math.prod(shape) // ALIGN) * ALIGN for shape in shapes]
+        whole = self.empty((max(sum(sizes), min(SCRATCH, self.workspace) // dtype.itemsize),), dtype)
         starts = [sum(sizes[:i]) for i in range(len(sizes))]
-        if together:
-            starts[-together:] = [starts[-together]] * together
-        ends = [start + size for start, size in zip(starts, sizes, strict=True)]
-        whole = self.empty((max(max(ends), min(SCRATCH, self.workspace) // dtype.itemsize),), dtype)
         return [
             whole[start : start + math.prod(shape)].reshape(shape) for start, shape in zip(starts, shapes, strict=True)
         ]
 
 
-class _Sizes(NamedTuple):
-    """Bytes of scratch arrays."""
+class _Layer(NamedTuple):
+    """A convolution's shape, and those of the arrays that `xconv.kernels.cpu.winograd` works on."""
 
-    filters: int  # u, for the way forward
-    turned: int  # ut, for the way back
-    total: int  # what becomes dw
-    image: int  # v and d of one image
-    rows: int  # over which the last of a thread's products reads on: they do not count
-    forward: int  # what the threads have each for themselves
-    backward: int
+    n: int
+    f: int
+    c: int
+    out: Pair
+    itemsize: int
+    m: int  # outputs of a tile, along each axis
+    tiles: int  # of an image
+    f_width: int  # filters, and channels, of a block
+    c_width: int
+    f_blocks: int
+    c_blocks: int
+    f_deep: int  # entries from a tile to the next in d, and in v
+    c_deep: int
+
+    @property
+    def frequencies(self) -> int:
+        return (self.m + 2) ** 2
+
+    def u(self, blocks: int) -> Pair:
+        """Of so many blocks of filters, transformed."""
+        return self.frequencies, blocks * self.c * self.f_width + PAD
+
+    def ut(self, blocks: int) -> Pair:
+        """Likewise of channels, for the way back."""
+        return self.frequencies, blocks * self.f * self.c_width + PAD
+
+    def v(self, images: int) -> Pair:
+        """Of so many images' input tiles; the last product of a thread reads on over ROWS more."""
+        return self.frequencies, (images * self.tiles + ROWS) * self.c_deep + PAD
+
+    def v_back(self, images: int) -> Pair:
+        """Likewise in blocks of channels."""
+        return self.frequencies, self.c_blocks * (images * self.tiles + ROWS) * self.c_width + PAD
+
+    def d(self, images: int) -> Pair:
+        """Likewise of gradients."""
+        return self.frequencies, (images * self.tiles + ROWS) * self.f_deep + PAD
+
+    def total(self, groups: int, blocks: int) -> tuple[int, int, int]:
+        """What becomes dw of so many groups of ROWS filters and blocks of channels."""
+        return groups, blocks, self.frequencies * ROWS * self.c_width
+
+    def apart(self, images: int) -> list[tuple[int, ...]]:
+        """What a thread has for itself that goes back through its own images."""
+        return [self.d(images), self.v_back(images), self.total(self.f // ROWS, self.c_blocks)]
+
+    @property
+    def channels(self) -> Pair:
+        """How many blocks, and how many there are in one."""
+        return self.c_blocks, self.c_width
+
+    def bytes(self, *shapes: tuple[int, ...]) -> int:
+        return sum(math.prod(shape) for shape in shapes) * self.itemsize
+
+    def beside(self, channels: int) -> int:
+        """Bytes that a kernel takes for itself: the tiles under way, of so many channels."""
+        return self.frequencies * -(-self.rows * self.tiles_of_a_row // ROWS) * ROWS * channels * self.itemsize
+
+    def place(self, pads: Pads) -> Pads:
+        """(m, rows of tiles done together, top and left padding)."""
+        return self.m, self.rows, pads[0], pads[2]
+
+    @property
+    def tiles_of_a_row(self) -> int:
+        return -(-self.out[1] // self.m)
+
+    @property
+    def rows(self) -> int:
+        return max(1, TILES // self.tiles_of_a_row)
+
+    @property
+    def image(self) -> int:
+        """Bytes of v and d of an image."""
+        return max(self.bytes(v(1), self.d(1)) - self.bytes(v(0), self.d(0)) for v in (self.v, self.v_back))
+
+    @property
+    def reach(self) -> int:
+        """Bytes of v and d that are there without any image."""
+        return max(self.bytes(v(0), self.d(0)) for v in (self.v, self.v_back))
+
+    @property
+    def own(self) -> int:
+        """Bytes that each thread needs for itself where filters are transformed in blocks."""
+        return self.bytes(max(self.u(1), self.ut(1)), self.total(GROUPS, 1)) + self.beside(
+            max(self.f_width, self.c_width)
+        )
+
+    @property
+    def work(self) -> float:
+        return self.n * self.f * self.c * math.prod(self.out) * 9 / PRODUCTS
 
 
-def _sizes(w_shape: tuple[int, ...], out: Pair, itemsize: int, threads: int) -> _Sizes:
+def _layer(x_shape: tuple[int, ...], w_shape: tuple[int, ...], out: Pair, itemsize: int) -> _Layer:
     dtype, (f, c) = np.dtype(f"f{itemsize}"), w_shape[:2]
     m = tile_size(out)
-    per_row = -(-out[1] // m)
-    one = (m + 2) ** 2 * itemsize  # of one channel of one tile, transformed
-    fs, cs = (-(-k // _width(k, dtype)) * _width(k, dtype) for k in (f, c))
-    tiles = -(-max(1, TILES // per_row) * per_row // ROWS) * ROWS
-    return _Sizes(
-        filters=one * c * fs,
-        turned=one * f * cs,
-        total=one * c * fs,
-        image=one * _tiles(out) * (c + fs),
-        rows=one * ROWS * (c + fs),
-        forward=one * tiles * (c + fs) * threads,
-        backward=one * tiles * cs * threads,
+    f_width, c_width = (lanes(dtype) * (WIDE if k > lanes(dtype) else 1) for k in (f, c))
+    # Where rows of v are a large power of two apart, those of all tiles would share few places of a cache.
+    f_deep, c_deep = (k + lanes(dtype) if k * itemsize % 512 == 0 else k for k in (f, c))
+    tiles = -(-out[0] // m) * -(-out[1] // m)
+    return _Layer(
+        x_shape[0], f, c, out, itemsize, m, tiles, f_width, c_width, -(-f // f_width), -(-c // c_width), f_deep, c_deep
     )
+
+
+def _parts(n: int, most: int) -> list[Pair]:
+    """0..n in parts of at most so many."""
+    return [(start, min(n, start + most)) for start in range(0, n, most)]
 
 
 def suits(w_shape: tuple[int, ...], stride: Pair, dilation: Pair, groups: int) -> bool:
@@ -216,39 +373,3 @@ def suits(w_shape: tuple[int, ...], stride: Pair, dilation: Pair, groups: int) -
 def tile_size(out: Pair) -> int:
     """m: 2 where a tile of 4 would be mostly empty."""
     return 4 if min(out) > 2 else 2
-
-
-def _tiles(out: Pair) -> int:
-    """Of an image."""
-    m = tile_size(out)
-    return -(-out[0] // m) * -(-out[1] // m)
-
-
-def _back_shapes(x: Array, dy: Array, w: Array, images: int, need: Need) -> list[tuple[int, ...]]:
-    """Of d, v, ut and total, as `xconv.kernels.cpu.winograd` has them, for so many images at once."""
-    m, (f, c) = tile_size(dy.shape[2:]), w.shape[:2]
-    nn, width = (m + 2) ** 2, _width(f, x.dtype)
-    tiles, blocks = images * _tiles(dy.shape[2:]) + ROWS, -(-f // width)
-    return [
-        (nn, blocks, tiles, width),
-        (nn, tiles if need.params else 0, c),
-        _filters_shape(w, m, True) if need.x else (nn, 0, f, width),
-        (c // ROWS if need.params else 0, blocks, nn, ROWS, width),
-    ]
-
-
-def _filters_shape(w: Array, m: int, turned: bool) -> tuple[int, ...]:
-    """Of G w G' of all filters."""
-    f, c = w.shape[:2]
-    inner, outer = (f, c) if turned else (c, f)
-    width = _width(outer, w.dtype)
-    return (m + 2) ** 2, -(-outer // width), inner, width
-
-
-def _width(channels: int, dtype: object) -> int:
-    one = lanes(dtype)
-    return one * (WIDE if channels > one else 1)
-
-
-def _rows_together(y: Array, m: int) -> int:
-    return max(1, TILES // -(-y.shape[3] // m))
