@@ -66,7 +66,7 @@ def main(end: bool) -> None:
     """Shapes whose blocks and tiles end in the middle of a vector, shared out to up to three threads."""
     here = Numpy(end)
     numba_direct.np = numba_rows.np = here
-    whole = numba_winograd.FILTERS, numba_winograd.OWN
+    whole = numba_winograd.FILTERS, numba_winograd.SMALL
     rng = np.random.default_rng(0)
     for n, k, o in [(2, 257, 17), (130, 300, 33), (5, 320, 64), (1, 1, 1), (1, 64, 3), (8, 130, 33), (9, 300, 17)]:
         for dtype in ("float32", "float64"):
@@ -98,7 +98,7 @@ def main(end: bool) -> None:
                 blocks = (
                     algorithm == "blocks"
                 )  # Winograd's filters, transformed a few at a time, and each array by itself
-                numba_winograd.FILTERS, numba_winograd.OWN = (0, 0) if blocks else whole
+                numba_winograd.FILTERS, numba_winograd.SMALL = (0, 0) if blocks else whole
                 backend = Forced("winograd" if blocks else algorithm, threads)
                 backend.empty = here.empty  # type: ignore[method-assign]
                 backend._carved = lambda shapes, dtype: [here.empty(shape, dtype) for shape in shapes]  # type: ignore

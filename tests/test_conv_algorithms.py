@@ -222,7 +222,9 @@ def test_parts_of_winograd(case, part, threads, own, tiles, monkeypatch, dtype):
     """However many tiles are done together, images are transformed at once and filters, whole or in blocks."""
     monkeypatch.setattr(winograd, "PART", part)
     monkeypatch.setattr(winograd, "OWN", own)
-    monkeypatch.setattr(winograd, "FILTERS", own)
+    if not own:
+        monkeypatch.setattr(winograd, "FILTERS", 0)
+        monkeypatch.setattr(winograd, "SMALL", 0)
     monkeypatch.setattr(winograd, "GROUPS", tiles)
     monkeypatch.setattr(winograd, "TILES", tiles)
     backend, arrays = Forced("winograd", threads), real(case, dtype)

@@ -33,7 +33,9 @@ ALIGN = 32  # entries between the starts of scratch arrays
 PART = 1 << 24  # bytes of transformed tiles that are held at once
 GROUPS = 16  # of ROWS filters each, whose gradients are summed at once: they stay in the cache
 OWN = 1 << 21  # of these where each thread has its own
-FILTERS = 1 << 24  # bytes of transformed filters that are made as a whole for the way forward
+SMALL = 1 << 22  # bytes of transformed filters up to which it has
+APART = 1 << 26  # bytes of all that all threads have then
+FILTERS = 1 << 24  # bytes of transformed filters up to which they are made as a whole for the way forward
 
 
 class WinogradSaved(NamedTuple):
@@ -193,8 +195,7 @@ class NumbaWinograd(NumbaTeam):
         images = self._images_apart(layer)
         one = layer.bytes(*layer.apart(images)) + layer.beside(layer.c)
         filters = layer.bytes(layer.ut(layer.c_blocks))
-        near = max(filters, layer.image) <= OWN
-        return near and filters + one * self._threads(layer) <= self.workspace
+        return filters <= SMALL and filters + one * self._threads(layer) <= min(APART, self.workspace)
 
     def _whole(self, layer: _Layer) -> bool:
         """Whether all filters are transformed before the first tile is: they must stay near, and there must be room."""
