@@ -18,6 +18,7 @@ from typing import Any
 
 import numba
 import platformdirs
+from numba import types
 
 try:
     from numba.core.caching import CompileResultCacheImpl, FunctionCache
@@ -52,6 +53,7 @@ def jit(function: Callable[..., Any], **options: Any) -> Any:
     dispatcher = numba.njit(**_OPTIONS | options)(function)
     if not hasattr(dispatcher, "_cache"):  # with NUMBA_DISABLE_JIT it is the function itself
         return dispatcher
+    _compile_for_types_alone(dispatcher)
     try:
         if _no_cache:
             raise RuntimeError(_no_cache)
@@ -59,6 +61,16 @@ def jit(function: Callable[..., Any], **options: Any) -> Any:
     except Exception as error:
         _warn(f"there is no place for them ({type(error).__name__}: {error})")
     return dispatcher
+
+
+def _compile_for_types_alone(dispatcher: Any) -> None:
+    """Numba would compile what another kernel calls once for each known number it is given: for 0, for 1, for any."""
+    ask = dispatcher.get_call_template
+
+    def get_call_template(args: Any, kws: Any) -> Any:
+        return ask([types.unliteral(a) for a in args], {name: types.unliteral(a) for name, a in kws.items()})
+
+    dispatcher.get_call_template = get_call_template
 
 
 def jit_exactly(function: Callable[..., Any]) -> Any:

@@ -337,15 +337,16 @@ def transpose(
         small = signature.args[3].dtype == types.uint8
         along, across, (rows, columns, add) = values[2], values[5], values[6:]
         x, y = emit.address(0), emit.address(3)
-        nothing = ir.Constant(INT, 0)
+        none = ir.Constant(ir.VectorType(ir.IntType(1), emit.lanes), [0] * emit.lanes)
 
-        def mask(i: int, count: Any, width: Any) -> Any:
-            """The first `width` lanes for i < count, else none."""
-            return emit.first(builder.select(builder.icmp_signed("<", ir.Constant(INT, i), count), width, nothing))
+        def masks(count: Any, width: Any) -> list[Any]:
+            """For each i the first `width` lanes where i < count, else none."""
+            some, size = emit.first(width), range(emit.lanes)
+            return [builder.select(builder.icmp_signed("<", ir.Constant(INT, i), count), some, none) for i in size]
 
         lines = [
-            emit.load_some(emit.at(x, builder.mul(ir.Constant(INT, i), along)), mask(i, rows, columns))
-            for i in range(emit.lanes)
+            emit.load_some(emit.at(x, builder.mul(ir.Constant(INT, i), along)), seen)
+            for i, seen in enumerate(masks(rows, columns))
         ]
         half = emit.lanes // 2
         low = [i // 2 + emit.lanes * (i % 2) for i in range(emit.lanes)]
@@ -354,9 +355,7 @@ def transpose(
                 emit.shuffle(lines[i // 2], lines[i // 2 + half], [k + half * (i % 2) for k in low])
                 for i in range(emit.lanes)
             ]
-        none = ir.Constant(ir.VectorType(ir.IntType(1), emit.lanes), [0] * emit.lanes)
-        for j, line in enumerate(lines):
-            seen = mask(j, columns, rows)
+        for j, (line, seen) in enumerate(zip(lines, masks(columns, rows), strict=True)):
             target = emit.at(y, builder.mul(ir.Constant(INT, j), across), 1 if small else None)
             if small:
                 whole = builder.bitcast(line, ir.VectorType(ir.IntType(8 * emit.size), emit.lanes))

@@ -18,13 +18,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 from xconv.kernels.cpu.cook_toom import Matrix, cook_toom, multiply, transposed
 from xconv.kernels.cpu.direct import from_block, to_block
 from xconv.kernels.cpu.jit import jit
-from xconv.kernels.cpu.vectors import BYTES, INT, ROWS, Emit, tile, transpose
+from xconv.kernels.cpu.vectors import BYTES, ROWS, Emit, tile, transpose
 
 PAD = 32  # entries
 
@@ -52,19 +51,24 @@ def _transform_of(matrix: Matrix) -> Any:
             down_x, right_x, down_y, right_y = (values[i] for i in (2, 3, 6, 7))
             vectors, add = values[8:]
 
-            def place(base: Any, i: int, down: Any, j: int, right: Any, v: Any) -> Any:
-                at = builder.add(builder.mul(ir.Constant(INT, i), down), builder.mul(ir.Constant(INT, j), right))
-                return emit.at(emit.at(base, at), v, BYTES)
+            def places(base: Any, down: Any, right: Any, v: Any, size: int) -> list[list[Any]]:
+                lines = [emit.at(base, v, BYTES)]
+                for _ in range(size - 1):
+                    lines.append(emit.at(lines[-1], down))
+                found = [lines]
+                for _ in range(size - 1):
+                    found.append([emit.at(place, right) for place in found[-1]])
+                return found  # [column][line]
 
             def column(v: Any, nothing: list[Any]) -> list[Any]:
                 size = range(len(matrix[0]))
                 middle = []  # M X, column by column
-                for j in size:
-                    lines = [emit.load(place(x, i, down_x, j, right_x, v)) for i in size]
-                    middle.append(multiply(emit, matrix, lines))
+                for column in places(x, down_x, right_x, v, len(size)):
+                    middle.append(multiply(emit, matrix, [emit.load(place) for place in column]))
+                targets = places(y, down_y, right_y, v, len(matrix))
                 for i in range(len(matrix)):
                     for j, value in enumerate(multiply(emit, matrix, [middle[j][i] for j in size])):
-                        target = place(y, i, down_y, j, right_y, v)
+                        target = targets[j][i]
                         before = builder.select(add, emit.load(target), emit.constant(0))
                         emit.store(builder.fadd(value, before), target)
                 return []
@@ -123,9 +127,10 @@ def pack_filters(w, u, blocks, width, k0, m, turned, first, last):
 
 
 @jit
-def _pack_input(x, scratch, v, blocks, width, deep, image, row, column_tiles, t, m, top, left):
+def _pack_input(x, scratch, v, width, deep, image, row, column_tiles, t, m, top, left):
     """One row of tiles: x[N,C,H,W] -> v[n*n, (blocks, rows, deep)] from row t on: B' x B, `width` channels a block."""
     n, c, step = m + 2, scratch.shape[3], v.shape[1]
+    blocks = c // width
     to_block(x, scratch, image, 1, row * m - top, -left)
     down, vectors = scratch.shape[2] * c, width * x.itemsize // BYTES
     for i in range(column_tiles):
@@ -156,7 +161,7 @@ def forward(x, v, deep, u, b, y, filters, place, pack, multiply, start, first, l
     if pack and multiply:
         v = np.zeros((n * n, tiles * deep + PAD), x.dtype)
     scratch = np.empty((1, n, wide * m + 2, c), x.dtype)
-    product = np.empty((n * n, across * tiles + PAD), x.dtype)
+    product = np.empty(n * n * (across * tiles + PAD), x.dtype)
     out = np.empty((m, wide * m, across), x.dtype)
     rows, ks, step = _steps(ROWS, deep), _steps(c, 1), across * tiles + PAD
     for r0 in range(first * high, last * high, block_rows):
@@ -164,7 +169,7 @@ def forward(x, v, deep, u, b, y, filters, place, pack, multiply, start, first, l
         t0 = 0 if pack and multiply else (r0 - start * high) * wide
         for r in range(count if pack else 0):
             image, row = (r0 + r) // high, (r0 + r) % high
-            _pack_input(x, scratch, v, 1, c, deep, image, row, wide, t0 + r * wide, m, top, left)
+            _pack_input(x, scratch, v, c, deep, image, row, wide, t0 + r * wide, m, top, left)
         if not multiply:
             continue
         for k in range(n * n):
@@ -214,7 +219,7 @@ def backward_tiles(x, dy, ut, v, d, deep, dx, channels, place, pack, need_x, nee
     seen = np.zeros((1, n, down, all_blocks * width), x.dtype)
     flow = np.zeros((1, m, wide * m, f), x.dtype)
     spread = np.empty((1, n, down, across), x.dtype)
-    product = np.empty((n * n, back), x.dtype)
+    product = np.empty(n * n * back, x.dtype)
     rows, ks = _steps(ROWS, deep), _steps(f, 1)
     for r0 in range(first * high, last * high, block_rows):
         count = min(block_rows, last * high - r0)
@@ -222,7 +227,7 @@ def backward_tiles(x, dy, ut, v, d, deep, dx, channels, place, pack, need_x, nee
         for r in range(count if pack else 0):
             image, row = (r0 + r) // high, (r0 + r) % high
             if need_params:
-                _pack_input(x, seen, v, all_blocks, width, width, image, row, wide, t0 + r * wide, m, top, left)
+                _pack_input(x, seen, v, width, width, image, row, wide, t0 + r * wide, m, top, left)
             to_block(dy, flow, image, 1, row * m, 0)
             for i in range(wide):
                 at, to = i * m * f, (t0 + r * wide + i) * deep
@@ -274,7 +279,7 @@ def backward_filters(v, d, deep, width, count, total, add, block, blocks, first,
                     for j in range(acc.size):
                         flat[at + j] += acc[j]
                 else:
-                    tile(total, at, d, source, rows, 0, ks, v, panel, width)
+                    tile(flat, at, d, source, rows, 0, ks, v, panel, width)
 
 
 @jit

@@ -10,7 +10,6 @@ from xconv.backend.base_norm import NormInOnePass
 from xconv.backend.numba_team import NumbaTeam
 from xconv.kernels.cpu import elementwise, norm
 
-THIN = 64  # entries of a plane up to which loops run along the channels
 DRAWN = 1 << 17  # entries whose part of the mask is drawn at once, and stays in cache until it is used
 
 
@@ -19,9 +18,8 @@ class NumbaNorm(NormInOnePass, NumbaTeam):
 
     def _norm(self, x: Array, gamma: Array, beta: Array, eps: float, relu: bool) -> tuple[Array, BatchNormSaved]:
         y, (mean, inv_std, var) = self.empty(x.shape, x.dtype), np.empty((3, x.shape[1]), x.dtype)
-        kernel = norm.thin_batch_norm if _thin(x) else norm.batch_norm
-        arguments = (_planes(x), gamma, beta, float(eps), relu, _planes(y), mean, inv_std, var)
-        self._over(x.shape[1], 4 * x.size, kernel, *arguments)
+        arguments = (*_lines(x), gamma, beta, float(eps), relu, _lines(y)[0], mean, inv_std, var)
+        self._over(x.shape[1], 4 * x.size, norm.batch_norm, *arguments)
         return y, BatchNormSaved(x, gamma, mean, inv_std, var)
 
     def _norm_backward(
@@ -31,19 +29,18 @@ class NumbaNorm(NormInOnePass, NumbaTeam):
         if not (need.x or need.params):
             return None, None, None
         x, gamma, mean, inv_std, _ = saved
-        dx = self.empty(dy.shape if need.x or (relu and _thin(x)) else (0, 0, 0, 0), dy.dtype)
+        dx = self.empty(dy.shape if need.x else (0, 0, 0, 0), dy.dtype)
         dgamma, dbeta = np.empty((2, x.shape[1]), x.dtype)
-        kernel = norm.thin_batch_norm_backward if _thin(x) else norm.batch_norm_backward
-        arguments = (_planes(dy), _planes(x), gamma, beta, relu, mean, inv_std, _planes(dx), dgamma, dbeta, need.x)
-        self._over(x.shape[1], 4 * x.size, kernel, *arguments)
+        arguments = (_lines(dy)[0], *_lines(x), gamma, beta, relu, mean, inv_std, _lines(dx)[0], dgamma, dbeta, need.x)
+        self._over(x.shape[1], 4 * x.size, norm.batch_norm_backward, *arguments)
         return dx if need.x else None, dgamma if need.params else None, dbeta if need.params else None
 
     def batch_norm_inference(
         self, x: Array, gamma: Array, beta: Array, mean: Array, var: Array, eps: float, relu: bool = False
     ) -> Array:
         y, inv_std = self.empty(x.shape, x.dtype), 1.0 / np.sqrt(var + float(eps))
-        kernel = norm.thin_normalize if _thin(x) else norm.normalize
-        self._over(x.shape[1], x.size, kernel, _planes(x), mean, inv_std, gamma, beta, relu, _planes(y))
+        arguments = (*_lines(x), mean, inv_std, gamma, beta, relu, _lines(y)[0])
+        self._over(x.shape[1], x.size, norm.normalize, *arguments)
         return y
 
     def dropout(self, x: Array, rate: float, seed: int, step: Array, node: int) -> Array:
@@ -63,10 +60,7 @@ class NumbaNorm(NormInOnePass, NumbaTeam):
         return y
 
 
-def _thin(x: Array) -> bool:
-    return x.shape[2] * x.shape[3] <= THIN
-
-
-def _planes(x: Array) -> Array:
-    """[N,C,H,W] -> [N,C,H*W]."""
-    return np.ascontiguousarray(x).reshape(*x.shape[:2], x.shape[2] * x.shape[3])
+def _lines(x: Array) -> tuple[Array, int]:
+    """x[N,C,H,W] as [N,C*H*W], and H*W."""
+    n, c, h, w = x.shape
+    return np.ascontiguousarray(x).reshape(n, c * h * w), h * w
