@@ -46,6 +46,27 @@ def drawn(n, k, o, dtype, zeros=0.5):
     return x, w, b, dy
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize(("n", "k", "o"), [(9, 256, 16), (1, 300, 7), (20, 257, 33)])
+def test_weights_from_memory_are_read_once(kernels, monkeypatch, dtype, n, k, o, threads):
+    """Then each thread has a part of the inputs, whatever is zero."""
+    from tests.algorithms import Forced
+    from xconv.backend import numba_dense
+
+    monkeypatch.setattr(numba_dense, "FAR", 0)
+    monkeypatch.setattr(numba_dense, "ALONE", 0)
+    called = spied(monkeypatch, kernels)
+    backend = Forced(None, threads)
+    x, w, b, _ = drawn(n, k, o, dtype)
+    exact = x.astype("f8") @ w.astype("f8")
+    with backend.running():
+        close(backend, backend.dense(x, w, b), exact + b, "sum", scale=np.abs(exact).max())
+        into = np.full((n, o), np.nan, dtype)
+        assert backend.matmul(x, w, into) is into
+    close(backend, into, exact, "sum", scale=np.abs(exact).max())
+    assert called == []
+
+
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(("n", "k", "o"), SIZES)
 def test_products(numba, kernels, monkeypatch, dtype, n, k, o, way):
