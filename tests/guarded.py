@@ -95,9 +95,8 @@ def main(end: bool) -> None:
         for dtype in ("float32", "float64"):
             for threads in (1, 3):
                 print(algorithm, images, channels, filters, side, kernel, pool, dtype, threads, flush=True)
-                blocks = (
-                    algorithm == "blocks"
-                )  # Winograd's filters, transformed a few at a time, and each array by itself
+                # "blocks" is Winograd's algorithm with filters that are transformed a few at a time.
+                blocks = algorithm == "blocks"
                 numba_winograd.FILTERS, numba_winograd.SMALL = (0, 0) if blocks else whole
                 backend = Forced("winograd" if blocks else algorithm, threads)
                 backend.empty = here.empty  # type: ignore[method-assign]

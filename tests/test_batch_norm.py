@@ -46,6 +46,17 @@ def test_equals_the_paper(backend, dtype, shape):
     assert [backend.to_numpy(a).tobytes() for a in given] == [a.tobytes() for a in (x, gamma, beta, dy)]
 
 
+@pytest.mark.parametrize("shape", [(0, 3, 2, 2), (2, 3, 0, 4)])
+def test_nothing_has_statistics_of_zero(backend, dtype, shape):
+    x, ones, zeros = (backend.asarray(a) for a in (np.empty(shape, dtype), np.ones(3, dtype), np.zeros(3, dtype)))
+    with backend.running():
+        y, saved = backend.batch_norm(x, ones, zeros, EPS)
+        dx, *sums = backend.batch_norm_backward(x, saved)
+    assert y.shape == dx.shape == shape
+    for values in (saved.mean, saved.var, *sums):
+        assert backend.to_numpy(values).tolist() == [0, 0, 0]
+
+
 @pytest.mark.parametrize("shape", [(3, 2, 2, 3), (2, 2, 8, 9), (6, 3, 1, 1)])
 def test_gradients_are_the_numerical_ones(backend, shape):
     x, gamma, beta, dy = problem(shape, "float64")

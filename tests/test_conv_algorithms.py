@@ -237,6 +237,18 @@ def test_parts_of_winograd(case, part, threads, own, tiles, monkeypatch, dtype):
     equal(backend, got, conv2d_backward(dy, *arrays[:2], case.stride, case.pads), kind("winograd", case))
 
 
+@pytest.mark.parametrize("way", ["whole", "blocks"])
+def test_winograd_of_no_images(way, monkeypatch, dtype):
+    if way == "blocks":
+        monkeypatch.setattr(winograd, "FILTERS", 0)
+        monkeypatch.setattr(winograd, "SMALL", 0)
+    backend, (x, w, b) = Forced("winograd"), real(TILES["odd"]._replace(x=(0, 32, 5, 5)), dtype)
+    y, saved = backend.conv2d(x, w, b, (1, 1), (1, 1, 1, 1))
+    dx, dw, db = backend.conv2d_backward(y, saved, Need(dw=np.full_like(w, np.nan)))
+    assert y.shape == (0, 16, 5, 5) and dx.shape == x.shape
+    assert not dw.any() and not db.any()
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_numerical_gradients(algorithm):
     case = Case((1, 16, 3, 4), 16, (3, 3), pads=(1, 0, 1, 1)) if algorithm == "winograd" else CASES["overlapping pools"]

@@ -64,13 +64,14 @@ def jit(function: Callable[..., Any], **options: Any) -> Any:
 
 
 def _compile_for_types_alone(dispatcher: Any) -> None:
-    """Numba would compile what another kernel calls once for each known number it is given: for 0, for 1, for any."""
-    ask = dispatcher.get_call_template
+    """Numba would compile what another kernel calls once for each number it is given literally: f(x, 0), f(x, 1), .."""
+    ask = getattr(dispatcher, "get_call_template", None)  # not a promised part of Numba
 
     def get_call_template(args: Any, kws: Any) -> Any:
         return ask([types.unliteral(a) for a in args], {name: types.unliteral(a) for name, a in kws.items()})
 
-    dispatcher.get_call_template = get_call_template
+    if ask is not None:
+        dispatcher.get_call_template = get_call_template
 
 
 def jit_exactly(function: Callable[..., Any]) -> Any:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from xconv.kernels.cpu.jit import jit
 
-WIDTH = 512  # entries: with what is kept of each, they fill half of the first cache
+WIDTH = 512  # entries: in float32 they and what is kept of each fill half of the first cache
 TERMS = 64  # of a sum that are added in the array's dtype
 
 
@@ -38,7 +38,7 @@ def _move(part, p, total):
 @jit
 def batch_norm(x, p, gamma, beta, eps, relu, y, mean, inv_std, var, first, last):
     """Y = gamma (x - mean) / sqrt(var + eps) + beta, through a ReLU if asked, and the statistics of each channel."""
-    n, together = len(x), max(1, WIDTH // p)
+    n, m, together = len(x), max(1, len(x) * p), max(1, WIDTH // p)
     part, middle = np.zeros(WIDTH, x.dtype), np.empty(WIDTH, x.dtype)
     for c in range(first, last, together):
         count = min(together, last - c)
@@ -62,10 +62,10 @@ def batch_norm(x, p, gamma, beta, eps, relu, y, mean, inv_std, var, first, last)
             _move(part[:size], p, total)
             for k in range(count):
                 if squares:
-                    variance = total[k] / (n * p)
+                    variance = total[k] / m
                     var[c + k], inv_std[c + k] = variance, 1.0 / np.sqrt(variance + eps)
                 else:
-                    mean[c + k] = total[k] / (n * p)
+                    mean[c + k] = total[k] / m
         normalize(x, p, mean, inv_std, gamma, beta, relu, y, c, c + count)
 
 
@@ -75,12 +75,12 @@ def normalize(x, p, mean, inv_std, gamma, beta, relu, y, first, last):
     together = max(1, WIDTH // p)
     middle, scale, shift = np.empty(WIDTH, x.dtype), np.empty(WIDTH, x.dtype), np.empty(WIDTH, x.dtype)
     least = x.dtype.type(0 if relu else -np.inf)
-    slope = gamma[first:last] * inv_std[first:last]
+    rate = gamma[first:last] * inv_std[first:last]
     for c in range(first, last, together):
         end = min(last, c + together) * p
         size = min(WIDTH, end - c * p)
         _spread(mean, c, p, middle[:size])
-        _spread(slope, c - first, p, scale[:size])
+        _spread(rate, c - first, p, scale[:size])
         _spread(beta, c, p, shift[:size])
         for i in range(len(x)):
             for start in range(c * p, end, WIDTH):
@@ -96,7 +96,7 @@ def batch_norm_backward(dy, x, p, gamma, beta, relu, mean, inv_std, dx, dgamma, 
 
     With `relu`, dy counts as 0 where the output was not positive.
     """
-    n, together = len(x), max(1, WIDTH // p)
+    n, m, together = len(x), max(1, len(x) * p), max(1, WIDTH // p)
     zero = x.dtype.type(0)
     parts, products = np.zeros(WIDTH, x.dtype), np.zeros(WIDTH, x.dtype)
     middle, scale, shift = np.empty(WIDTH, x.dtype), np.empty(WIDTH, x.dtype), np.empty(WIDTH, x.dtype)
@@ -128,7 +128,7 @@ def batch_norm_backward(dy, x, p, gamma, beta, relu, mean, inv_std, dx, dgamma, 
         for k in range(count):
             at = c + k
             dbeta[at], dgamma[at] = total[k], product[k] * inv_std[at]
-            mean_dy[at], tilt[at] = total[k] / (n * p), product[k] * inv_std[at] * inv_std[at] / (n * p)
+            mean_dy[at], tilt[at] = total[k] / m, product[k] * inv_std[at] * inv_std[at] / m
         if not need_dx:
             continue
         _spread(mean_dy, c, p, level[:size])

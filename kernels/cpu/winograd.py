@@ -143,12 +143,12 @@ def _pack_input(x, scratch, v, width, deep, image, row, column_tiles, t, m, top,
 
 
 @jit
-def forward(x, v, deep, u, b, y, filters, place, pack, multiply, start, first, last):
-    """x[N,C,H,W] -> v[n*n, (T, deep)] = B' x B, and from v, u and b[F] y[N,F,OH,OW], for images first..last.
+def forward(x, v, deep, u, b, y, filters, place, pack, apply, start, first, last):
+    """`pack`: x[N,C,H,W] -> v[n*n, (T, deep)] = B' x B; `apply`: y[N,F,OH,OW] from v, u and b[F]. Images first..last.
 
     `filters` is (f0, blocks, width): u has so many blocks of them, from f0 on. `place` is (m, rows of tiles done
-    together, top and left padding). `start` is the image whose first tile is row 0 of v; where all is done at once, v
-    is not used: then what is under way stays in a cache. C is a multiple of a vector's entries.
+    together, top and left padding). `start` is the image whose first tile is row 0 of v. Where both are done, the v
+    that is given is not used: what is under way stays in a cache. C is a multiple of a vector's entries.
     """
     f0, blocks, width = filters
     m, block_rows, top, left = place
@@ -158,7 +158,7 @@ def forward(x, v, deep, u, b, y, filters, place, pack, multiply, start, first, l
     high, wide = -(-oh // m), -(-ow // m)
     tiles = -(-block_rows * wide // ROWS) * ROWS
     across, some = blocks * width, min(f - f0, blocks * width)
-    if pack and multiply:
+    if pack and apply:
         v = np.zeros((n * n, tiles * deep + PAD), x.dtype)
     scratch = np.empty((1, n, wide * m + 2, c), x.dtype)
     product = np.empty(n * n * (across * tiles + PAD), x.dtype)
@@ -166,11 +166,11 @@ def forward(x, v, deep, u, b, y, filters, place, pack, multiply, start, first, l
     rows, ks, step = _steps(ROWS, deep), _steps(c, 1), across * tiles + PAD
     for r0 in range(first * high, last * high, block_rows):
         count = min(block_rows, last * high - r0)
-        t0 = 0 if pack and multiply else (r0 - start * high) * wide
+        t0 = 0 if pack and apply else (r0 - start * high) * wide
         for r in range(count if pack else 0):
             image, row = (r0 + r) // high, (r0 + r) % high
             _pack_input(x, scratch, v, c, deep, image, row, wide, t0 + r * wide, m, top, left)
-        if not multiply:
+        if not apply:
             continue
         for k in range(n * n):
             for block in range(blocks):

@@ -15,7 +15,7 @@ from xconv.kernels.cpu.vectors import BYTES, lanes
 FEW = 0.75  # of the entries at most: beyond it BLAS is faster
 MOST = 256  # outputs whose tile stays in the second cache
 LEAST = 256  # inputs that make up for collecting
-FAR = 1 << 23  # bytes of a matrix that comes from memory: it should come once, and then zeros hardly matter
+FAR = 1 << 23  # bytes of a matrix that comes from memory: the way is longer than what skipping zeros saves
 EXAMPLES, ALONE = 8, 1 << 19  # at most, and weights: one thread has multiplied them before it could wake another
 
 
@@ -25,15 +25,16 @@ class NumbaDense(NumbaTeam):
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
         rows, columns, product = a.shape[0], b.shape[1], super().matmul
         out = self.empty((rows, columns), a.dtype) if out is None else out
-        long = max(a.nbytes, b.nbytes) > FAR and a.shape[1] > 4 * max(rows, columns)
+        large, sums = max(a.nbytes, b.nbytes), out.nbytes * self.team.threads
+        long = large > FAR and a.shape[1] > 4 * max(rows, columns) and sums <= min(large, self.workspace)
         ranges = self.team.ranges(a.shape[1] if long else max(rows, columns), out.size * a.shape[1] / 32)
         if len(ranges) == 1:
             return product(a, b, out)
         if long:  # each thread reads its part of both matrices, and nothing of the other's
-            sums = [out, *self.empty((len(ranges) - 1, rows, columns), a.dtype)]
-            parts = [(a[:, first:last], b[first:last]) for first, last in ranges]
-            self.team.each(product, [(*part, mine) for part, mine in zip(parts, sums, strict=True)])
-            for more in sums[1:]:
+            mine = [out, *self.empty((len(ranges) - 1, rows, columns), a.dtype)]
+            ends = zip(ranges, mine, strict=True)
+            self.team.each(product, [(a[:, first:last], b[first:last], part) for (first, last), part in ends])
+            for more in mine[1:]:
                 out += more
             return out
 

@@ -61,6 +61,6 @@ class NumbaNorm(NormInOnePass, NumbaTeam):
 
 
 def _lines(x: Array) -> tuple[Array, int]:
-    """x[N,C,H,W] as [N,C*H*W], and H*W."""
+    """x[N,C,H,W] as [N,C*H*W], and H*W; 1 where there is nothing."""
     n, c, h, w = x.shape
-    return np.ascontiguousarray(x).reshape(n, c * h * w), h * w
+    return np.ascontiguousarray(x).reshape(n, c * h * w), max(1, h * w)

@@ -28,7 +28,7 @@ from xconv.shapes import Pads, Pair, window_output
 
 TILES = 32  # done together by a thread: their transforms stay in its second-level cache
 WHOLE = 16  # channels and filters are multiples of this: of a float32 vector, and of ROWS
-SCRATCH = 1 << 25  # bytes of the block that scratch arrays lie in, where they fit
+SCRATCH = 1 << 25  # bytes of the block that scratch arrays lie in, where they fit: on few threads they do
 ALIGN = 32  # entries between the starts of scratch arrays
 PART = 1 << 24  # bytes of transformed tiles that are held at once
 GROUPS = 16  # of ROWS filters each, whose gradients are summed at once: they stay in the cache
@@ -84,7 +84,7 @@ class NumbaWinograd(NumbaTeam):
             winograd.forward(x, v, layer.c_deep, u, b, y, filters, place, False, True, start, first, last)
 
         for start, stop in _parts(layer.n, images):
-            self._over(stop - start, layer.work, transform, start)
+            self._over(stop - start, layer.work, transform, start, most=workers)
             self._blocks(layer.f_blocks, layer.work, multiply, [(u,) for u in own], start, stop)
 
     def _winograd_conv2d_backward(
@@ -97,6 +97,8 @@ class NumbaWinograd(NumbaTeam):
         dx = self.empty(x.shape if need.x else (0, 0, 0, 0), x.dtype)
         dw = self.empty(w.shape if need.params else (0, 0, 0, 0), w.dtype) if need.dw is None else need.dw
         back = self._back_apart if self._apart(layer) else self._back_in_blocks
+        if not layer.n:
+            dw[...] = 0
         back(layer, x, dy, w, dx, dw, layer.place(pads), need)
         if not need.params:
             return dx if need.x else None, None, None
@@ -156,7 +158,7 @@ class NumbaWinograd(NumbaTeam):
             winograd.unpack_filters(total, width, dw, layer.m, start > 0, block * width, some[0], *some)
 
         for start, stop in _parts(layer.n, images):
-            self._over(stop - start, layer.work, transform, start)
+            self._over(stop - start, layer.work, transform, start, most=workers)
             if need.x:
                 self._blocks(blocks, layer.work, spread, own, start, stop)
             if need.params:
@@ -174,7 +176,8 @@ class NumbaWinograd(NumbaTeam):
     ) -> None:
         """function(*own of a thread, block, start, first, last) for all blocks and the images start..stop.
 
-        Where there are fewer blocks than threads, their images are cut, too, unless `whole`.
+        Where there are fewer blocks than threads, their images are cut, too, unless `whole`: then some threads
+        transform the same filters. A block may be anything that is counted.
         """
         pieces = 1 if whole else min(-(-len(own) // count), stop - start)
 
@@ -193,14 +196,14 @@ class NumbaWinograd(NumbaTeam):
     def _apart(self, layer: _Layer) -> bool:
         """Whether each thread goes back through its own images: its gradient must be small, and there must be room."""
         images = self._images_apart(layer)
-        one = layer.bytes(*layer.apart(images)) + layer.beside(layer.c)
+        one = layer.bytes(*layer.apart(images)) + layer.beside_back(layer.c_blocks)
         filters = layer.bytes(layer.ut(layer.c_blocks))
         return filters <= SMALL and filters + one * self._threads(layer) <= min(APART, self.workspace)
 
     def _whole(self, layer: _Layer) -> bool:
         """Whether all filters are transformed before the first tile is: they must stay near, and there must be room."""
-        filters = layer.bytes(layer.u(layer.f_blocks))
-        return filters <= FILTERS and filters + self._threads(layer) * layer.beside(layer.c + layer.f) <= self.workspace
+        filters, own = layer.bytes(layer.u(layer.f_blocks)), layer.beside(layer.f_blocks, True)
+        return filters <= FILTERS and filters + own * self._threads(layer) <= self.workspace
 
     def _images_apart(self, layer: _Layer) -> int:
         """How many images' tiles each thread holds at once."""
@@ -224,11 +227,11 @@ class NumbaWinograd(NumbaTeam):
         threads = self._threads(layer)
         images, workers = self._images_together(layer)
         if self._whole(layer):
-            forward = layer.bytes(layer.u(layer.f_blocks)) + threads * layer.beside(layer.c + layer.f)
+            forward = layer.bytes(layer.u(layer.f_blocks)) + threads * layer.beside(layer.f_blocks, True)
         else:
-            forward = layer.bytes(layer.v(images), *[layer.u(1)] * workers) + workers * layer.beside(layer.f_width)
+            forward = layer.bytes(layer.v(images), *[layer.u(1)] * workers) + workers * layer.beside(1, False)
         if self._apart(layer):
-            own = layer.bytes(*layer.apart(self._images_apart(layer))) + layer.beside(layer.c)
+            own = layer.bytes(*layer.apart(self._images_apart(layer))) + layer.beside_back(layer.c_blocks)
             backward = layer.bytes(layer.ut(layer.c_blocks)) + threads * own
         else:
             backward = layer.bytes(layer.d(images), layer.v_back(images)) + workers * layer.own
@@ -310,9 +313,17 @@ class _Layer(NamedTuple):
     def bytes(self, *shapes: tuple[int, ...]) -> int:
         return sum(math.prod(shape) for shape in shapes) * self.itemsize
 
-    def beside(self, channels: int) -> int:
-        """Bytes that a kernel takes for itself: the tiles under way, of so many channels."""
-        return self.frequencies * -(-self.rows * self.tiles_of_a_row // ROWS) * ROWS * channels * self.itemsize
+    def beside(self, blocks: int, whole: bool) -> int:
+        """Bytes that `forward` takes for itself, with so many blocks of filters: tiles and rows that are under way."""
+        filters = blocks * self.f_width
+        row = (self.m + 2) * self.c + self.m * filters
+        return (self.tiles_together * (filters + whole * self.c_deep) + self.row * row) * self.itemsize
+
+    def beside_back(self, blocks: int) -> int:
+        """Likewise `backward_tiles`, with so many blocks of channels."""
+        channels = blocks * self.c_width
+        row = (self.m + 2) * (self.c_blocks * self.c_width + channels) + self.m * self.f
+        return (self.tiles_together * channels + self.row * row) * self.itemsize
 
     def place(self, pads: Pads) -> Pads:
         """(m, rows of tiles done together, top and left padding)."""
@@ -327,6 +338,16 @@ class _Layer(NamedTuple):
         return max(1, TILES // self.tiles_of_a_row)
 
     @property
+    def row(self) -> int:
+        """Columns of pixels that a row of tiles sees."""
+        return self.tiles_of_a_row * self.m + 2
+
+    @property
+    def tiles_together(self) -> int:
+        """Entries of one channel of the tiles that are under way."""
+        return self.frequencies * -(-self.rows * self.tiles_of_a_row // ROWS) * ROWS
+
+    @property
     def image(self) -> int:
         """Bytes of v and d of an image."""
         return max(self.bytes(v(1), self.d(1)) - self.bytes(v(0), self.d(0)) for v in (self.v, self.v_back))
@@ -339,9 +360,8 @@ class _Layer(NamedTuple):
     @property
     def own(self) -> int:
         """Bytes that each thread needs for itself where filters are transformed in blocks."""
-        return self.bytes(max(self.u(1), self.ut(1)), self.total(GROUPS, 1)) + self.beside(
-            max(self.f_width, self.c_width)
-        )
+        filters = max(self.bytes(self.u(1)), self.bytes(self.ut(1)))
+        return filters + self.bytes(self.total(GROUPS, 1)) + max(self.beside(1, False), self.beside_back(1))
 
     @property
     def work(self) -> float:
